@@ -1,0 +1,93 @@
+"""What a database profile is: frozen value objects, without any connection.
+
+The names are the keys of `profiles.toml`; units are in the names. Values are checked where they are
+read (`config.py`), so that all faults of a file can be reported together with their place.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+PROFILE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
+
+SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+Target = Literal["any", "primary", "standby", "prefer-standby"]
+Pooler = Literal["none", "pgbouncer"]
+Posture = Literal["warn", "enforce"]
+
+SSL_MODES: tuple[SslMode, ...] = ("disable", "prefer", "require", "verify-ca", "verify-full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """How many connections a profile may hold: `max` at most, `min` kept warm after the first call."""
+
+    min: int = 1
+    max: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The most that one call may take; callers tighten these, never loosen them.
+
+    rows: rows of a page. cell_kb, page_kb: kB (1024 bytes) of text of one value and of one answer.
+    statement_s: one statement in the database. call_s: the whole call. acquire_s: the wait for a
+    free connection, part of call_s.
+    """
+
+    rows: int = 1000
+    cell_kb: int = 8
+    page_kb: int = 64
+    statement_s: float = 20.0
+    call_s: float = 30.0
+    acquire_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """How the connection is encrypted: libpq's `sslmode`, and the root certificates to trust."""
+
+    mode: SslMode = "prefer"
+    root_cert: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One server of a profile. A host that starts with `/` is the folder of a Unix socket."""
+
+    host: str
+    port: int = 5432
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One database that callers can name.
+
+    password: where the secret is (`env:NAME`, `file:PATH`) or the literal itself; never shown.
+    overrides: which values came from the environment instead of the file, as key -> variable.
+    """
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    database: str
+    user: str
+    password: str | None = field(default=None, repr=False)
+    tls: Tls = Tls()
+    pool: PoolSettings = PoolSettings()
+    limits: Limits = Limits()
+    schemas: tuple[str, ...] = ()
+    search_path: tuple[str, ...] = ()
+    description: str | None = None
+    production: bool = False
+    overrides: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def target(self) -> str:
+        """Return `host:port[,host:port…]/database`, for people."""
+        return f"{','.join(str(endpoint) for endpoint in self.endpoints)}/{self.database}"
