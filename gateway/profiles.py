@@ -16,6 +16,8 @@ SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 Target = Literal["any", "primary", "standby", "prefer-standby"]
 Pooler = Literal["none", "pgbouncer"]
 Posture = Literal["warn", "enforce"]
+AzureServerType = Literal["flexible", "single"]
+AzureCredential = Literal["default", "managed_identity", "service_principal", "workload_identity", "cli"]
 
 SSL_MODES: tuple[SslMode, ...] = ("disable", "prefer", "require", "verify-ca", "verify-full")
 
@@ -46,8 +48,37 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    """How often and how patiently a read is tried again inside its call.
+
+    attempts: dials at most; None means until the call's time is up. first_wait_s, max_wait_s: the
+    first wait and the longest one, between which the waits double.
+    """
+
+    attempts: int | None = None
+    first_wait_s: float = 0.2
+    max_wait_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AzureSettings:
+    """What only an Azure server needs; `server_type` or `use_ad` make a profile an Azure one."""
+
+    server_type: AzureServerType | None = None
+    use_ad: bool = False
+    credential: AzureCredential = "default"
+    key_vault_url: str | None = None
+    tenant_id: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How the connection is encrypted: libpq's `sslmode`, and the root certificates to trust."""
+    """How the connection is encrypted: libpq's `sslmode`, and the root certificates to trust.
+
+    root_cert: a PEM file; None and `system` mean the system's store.
+    """
 
     mode: SslMode = "prefer"
     root_cert: str | None = None
@@ -69,7 +100,9 @@ class Endpoint:
 class Profile:
     """One database that callers can name.
 
-    password: where the secret is (`env:NAME`, `file:PATH`) or the literal itself; never shown.
+    password: where the secret is (`env:NAME`, `file:PATH`, `keyvault:NAME`) or the literal itself,
+    after `literal:` where it could be mistaken for one of these; never shown.
+    target: which of the endpoints may answer. cache_s: seconds that a catalogue answer may be old.
     overrides: which values came from the environment instead of the file, as key -> variable.
     """
 
@@ -81,6 +114,13 @@ class Profile:
     tls: Tls = Tls()
     pool: PoolSettings = PoolSettings()
     limits: Limits = Limits()
+    retry: RetrySettings = RetrySettings()
+    azure: AzureSettings = AzureSettings()
+    target: Target = "any"
+    pooler: Pooler = "none"
+    posture: Posture = "warn"
+    cache_s: float = 0.0
+    allow_functions: tuple[str, ...] = ()
     schemas: tuple[str, ...] = ()
     search_path: tuple[str, ...] = ()
     description: str | None = None
@@ -88,6 +128,26 @@ class Profile:
     overrides: tuple[tuple[str, str], ...] = ()
 
     @property
-    def target(self) -> str:
+    def address(self) -> str:
         """Return `host:port[,host:port…]/database`, for people."""
         return f"{','.join(str(endpoint) for endpoint in self.endpoints)}/{self.database}"
+
+    @property
+    def is_azure(self) -> bool:
+        """Say whether the profile is one of an Azure server."""
+        return self.azure.server_type is not None or self.azure.use_ad
+
+    def unsupported(self) -> str | None:
+        """Return what of this profile the version cannot do yet, as a clause, or None.
+
+        The configuration loads all the same: a profile that cannot be used never stops the others.
+        """
+        features = (
+            (self.target != "any", f'target = "{self.target}"'),
+            (self.pooler != "none", f'pooler = "{self.pooler}"'),
+            (self.azure.use_ad, "use_azure_ad = true"),
+            ((self.password or "").startswith("keyvault:"), "a password from Key Vault"),
+            (self.cache_s > 0, f"cache_s = {self.cache_s:g}"),
+        )
+        found = [text for is_asked, text in features if is_asked]
+        return f"not in this version yet: {', '.join(found)}" if found else None

@@ -1,0 +1,280 @@
+"""The whole: profiles, pools and observers in one object, and the one path that every read takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from gateway.config import Config
+from gateway.connect import GatewayConnection
+from gateway.deadline import Deadline
+from gateway.errors import CallTimeout, GatewayError, InternalError, InvalidArguments, UnknownProfile, UnsafeSql
+from gateway.observe import CallRecord, Observer, Record, notify
+from gateway.pg_errors import from_statement
+from gateway.policy import check_rows
+from gateway.pools import Pools, PoolStats
+from gateway.profiles import Profile
+from gateway.query import Bounds, ProfileTypes, begin_read_only, catalogue, select_page, text_page
+from gateway.results import ResultPage
+from gateway.snapshot import function_catalog
+from gateway.sql_functions import FunctionCatalog
+from gateway.sql_guard import Judged, judge
+from gateway.suggest import with_near_names
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# libpg_query needs about 20 µs for a statement of this size: less than the way to a thread and back.
+_INLINE_CHARS: Final = 4096
+_JUDGE_THREADS: Final = 2
+_VERDICTS_KEPT: Final = 1000
+# Rules of the guard that a look at the database may overrule.
+_UNKNOWN: Final = ("unknown-function", "unknown-operator")
+
+
+@dataclass(slots=True)
+class _ProfileState:
+    """What is known of one profile's database, shared by its calls."""
+
+    types: ProfileTypes = field(default_factory=ProfileTypes)
+    catalog: FunctionCatalog | None = None
+    catalog_at: float = 0.0
+    verdicts: OrderedDict[str, Judged] = field(default_factory=OrderedDict)
+
+
+@dataclass(slots=True)
+class Reading:
+    """One call's hold on a profile: what a tool reads through."""
+
+    gateway: Gateway
+    profile: Profile
+    deadline: Deadline
+    record: CallRecord
+    connection: GatewayConnection
+    state: _ProfileState
+
+    async def catalogue(self, sql: str, *arguments: Any) -> Any:
+        """Return what one of our own statements answers, parsed from JSON."""
+        return await catalogue(self.connection, sql, *arguments)
+
+    async def begin(self) -> None:
+        """Open the read-only transaction for the caller's statement; ends one that is open."""
+        if self.connection.is_in_transaction():
+            await self.connection.execute("ROLLBACK")
+        budget = self.deadline.left(at_most=self.profile.limits.statement_s)
+        await begin_read_only(self.connection, statement_s=budget)
+
+    def bounds(self, rows: int) -> Bounds:
+        """Return the bounds of a page of `rows` rows at most."""
+        limits = self.profile.limits
+        return Bounds(
+            rows=min(rows, limits.rows), cell_bytes=limits.cell_kb * 1024, page_bytes=limits.page_kb * 1024
+        )
+
+    async def select(
+        self, statement: str, arguments: Sequence[Any], *, rows: int, reads_star: bool = False, key: tuple[int, ...] = ()
+    ) -> ResultPage:
+        """Return a page of a SELECT that is known to be one."""
+        await self.begin()
+        return await select_page(
+            self.connection,
+            statement,
+            arguments,
+            bounds=self.bounds(rows),
+            known=self.state.types,
+            reads_star=reads_star,
+            begin=self.begin,
+            key=key,
+        )
+
+    async def caller_statement(self, query: str, arguments: Sequence[Any], *, rows: int) -> ResultPage:
+        """Judge a caller's statement and return its page."""
+        check_rows(self.profile, rows)
+        judged = await self.gateway.judge(query, self.profile, self.connection)
+        if judged.param_count > len(arguments):
+            raise InvalidArguments(
+                f"the query uses ${judged.param_count} but `params` has {len(arguments)} values",
+                hint="Give `params` one value for each of $1, $2, …",
+            )
+        try:
+            if judged.kind == "select":
+                return await self.select(judged.sql, arguments, rows=rows, reads_star=judged.reads_star)
+            await self.begin()
+            return await text_page(self.connection, judged.sql, arguments, bounds=self.bounds(rows))
+        except Exception as error:
+            ours = from_statement(error, profile=self.profile.name, offset=judged.offset)
+            await with_near_names(ours, self.connection, judged.relations, deadline=self.deadline)
+            raise ours from error
+
+
+class Gateway:
+    """Everything that lives: `async with Gateway(config, environ=…) as gateway`. Creating never connects."""
+
+    def __init__(self, config: Config, *, environ: Mapping[str, str], observers: Sequence[Observer] = ()) -> None:
+        self.config = config
+        self._observers = tuple(observers)
+        self._pools = Pools(environ=environ, tell=self._tell)
+        self._states: dict[str, _ProfileState] = {}
+        self._packaged: FunctionCatalog | None = None
+        self._judges: ThreadPoolExecutor | None = None
+
+    async def __aenter__(self) -> Gateway:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._pools.close()
+        if self._judges is not None:
+            self._judges.shutdown(wait=False, cancel_futures=True)
+
+    def _tell(self, record: Record) -> None:
+        notify(self._observers, record)
+
+    def pool_stats(self) -> dict[str, PoolStats]:
+        """Return the numbers of the pools that exist, by profile."""
+        return self._pools.stats()
+
+    def resolve(self, name: str | None) -> Profile:
+        """Return the profile of that name, or the active one.
+
+        Raises UnknownProfile with the nearest names, InvalidArguments for several names at once.
+        """
+        profiles = self.config.profiles
+        wanted = self.config.default if name is None else name.strip()
+        if wanted in profiles:
+            return profiles[wanted]
+        if wanted == "*" or "," in wanted:
+            raise InvalidArguments(
+                f"profile = {wanted!r} names several profiles; this version reads one profile per call",
+                hint=f"Call once for each of: {', '.join(profiles)}.",
+            )
+        near = get_close_matches(wanted, profiles, n=3)
+        raise UnknownProfile(
+            f"no profile named {wanted!r}", hint=f"Use one of: {', '.join([*near, *(n for n in profiles if n not in near)])}."
+        )
+
+    async def read(
+        self, tool: str, profile: str | None, work: Callable[[Reading], Awaitable[T]], *, query: str | None = None
+    ) -> tuple[Profile, T]:
+        """Run `work` with a connection of the profile, within its deadline, observed whatever happens.
+
+        query: the caller's statement, judged before a connection is asked for. Every failure leaves as a
+        GatewayError that names the profile.
+        """
+        started = time.monotonic()
+        record = CallRecord(tool=tool, profile=profile or self.config.default)
+        try:
+            target = self.resolve(profile)
+            record.profile = target.name
+            if query is not None:
+                await self._prejudge(query, target)
+            answer = await self._read(target, record, work)
+            record.outcome = "ok"
+        except asyncio.CancelledError:
+            record.outcome = "cancelled"
+            raise
+        except GatewayError as error:
+            error.profile = error.profile or record.profile
+            record.outcome = error.code
+            raise
+        except Exception as error:
+            # The caller learns that it is ours; what it was stands in the log.
+            logger.exception("unexpected error in a call")
+            raise from_statement(error, profile=record.profile) from error
+        else:
+            return target, answer
+        finally:
+            record.seconds = time.monotonic() - started
+            self._tell(record)
+
+    async def _read(self, profile: Profile, record: CallRecord, work: Callable[[Reading], Awaitable[T]]) -> T:
+        deadline = Deadline.after(profile.limits.call_s)
+        state = self._states.setdefault(profile.name, _ProfileState())
+        try:
+            async with self._pools.of(profile).connection(deadline) as connection:
+                record.waited_s = profile.limits.call_s - deadline.left()
+                try:
+                    async with deadline.scope():
+                        return await work(Reading(self, profile, deadline, record, connection, state))
+                except TimeoutError:
+                    raise CallTimeout(
+                        f"the database did not answer within {profile.limits.call_s:g} s",
+                        hint="Ask for less: filter on an indexed column, aggregate, or lower `limit`.",
+                        profile=profile.name,
+                    ) from None
+        except GatewayError:
+            raise
+        except Exception as error:
+            ours = from_statement(error, profile=profile.name)
+            if isinstance(ours, InternalError):
+                raise
+            raise ours from error
+
+    async def _prejudge(self, query: str, profile: Profile) -> None:
+        """Refuse what is certain to be refused without the database; names that only it knows can wait."""
+        state = self._states.setdefault(profile.name, _ProfileState())
+        if query in state.verdicts:
+            return
+        try:
+            await self._judge(query, profile, state)
+        except UnsafeSql as error:
+            if error.details.get("rule") not in _UNKNOWN:
+                raise
+
+    async def judge(self, query: str, profile: Profile, connection: GatewayConnection) -> Judged:
+        """Return the verdict on a caller's text, from the profile's own functions; remembered by text."""
+        state = self._states.setdefault(profile.name, _ProfileState())
+        if state.catalog is None:
+            await self._learn(state, connection)
+        elif (known := state.verdicts.get(query)) is not None:
+            state.verdicts.move_to_end(query)
+            return known
+        try:
+            judged = await self._judge(query, profile, state)
+        except UnsafeSql as error:
+            if error.details.get("rule") not in _UNKNOWN or time.monotonic() - state.catalog_at < 1.0:
+                raise
+            # Made since the last look, perhaps.
+            await self._learn(state, connection)
+            judged = await self._judge(query, profile, state)
+        if len(query) <= _INLINE_CHARS:
+            state.verdicts[query] = judged
+            if len(state.verdicts) > _VERDICTS_KEPT:
+                state.verdicts.popitem(last=False)
+        return judged
+
+    async def _learn(self, state: _ProfileState, connection: GatewayConnection) -> None:
+        state.catalog = await function_catalog(connection)
+        state.catalog_at = time.monotonic()
+        state.verdicts.clear()
+
+    async def _judge(self, query: str, profile: Profile, state: _ProfileState) -> Judged:
+        if state.catalog is None and self._packaged is None:
+            self._packaged = FunctionCatalog.packaged()
+        catalog = state.catalog or self._packaged
+        assert catalog is not None  # noqa: S101 - one of the two was just made
+
+        def run() -> Judged:
+            return judge(
+                query,
+                catalog=catalog,
+                allow_functions=profile.allow_functions,
+                schemas=profile.schemas,
+                search_path=profile.search_path or ("public",),
+            )
+
+        if len(query) <= _INLINE_CHARS:
+            return run()
+        if self._judges is None:
+            self._judges = ThreadPoolExecutor(max_workers=_JUDGE_THREADS, thread_name_prefix="judge")
+        return await asyncio.get_running_loop().run_in_executor(self._judges, run)

@@ -1,0 +1,311 @@
+"""The commands. Logging goes to stderr; the only place that ends the process.
+
+What a command needs is imported when it runs: `serve` must answer before anything else is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from gateway import __version__
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+    from gateway.errors import GatewayError
+
+app = typer.Typer(
+    name="pg-gateway",
+    help="One read-only MCP server over several PostgreSQL databases.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The profiles.toml to use; else PG_GATEWAY_CONFIG, else ./profiles.toml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+_DEFAULT_ADDRESS: Final = "127.0.0.1:8765"
+_FAILED: Final = 1
+_MISUSED: Final = 2
+
+
+def _start_logging(level: str) -> None:
+    from gateway.redact import RedactingFilter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.addFilter(RedactingFilter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _explain(error: GatewayError) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text(f"{error.code}: ", style="bold red") + Text(error.message))
+    if error.hint:
+        console.print(Text(f"  {error.hint}", style="dim"))
+
+
+def _config(path: Path | None) -> Config:
+    from platformdirs import user_config_path
+
+    from gateway.config import load_config
+    from gateway.errors import ConfigError
+
+    try:
+        return load_config(path, os.environ, cwd=Path.cwd(), user_config_dir=user_config_path("pg-mcp-gateway"))
+    except ConfigError as error:
+        _explain(error)
+        raise typer.Exit(_MISUSED) from None
+
+
+def _run(work: Coroutine[Any, Any, int]) -> None:
+    """Run a command to its exit code, on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        try:
+            code = runner.run(work)
+        except KeyboardInterrupt:
+            code = 130
+    raise typer.Exit(code)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback form
+    if asked:
+        typer.echo(f"pg-gateway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """One read-only MCP server over several PostgreSQL databases."""
+
+
+@app.command()
+def serve(
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="[HOST:PORT]", help=f"Streamable HTTP at /mcp; alone: {_DEFAULT_ADDRESS}."),
+    ] = None,
+    config: ConfigOption = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-host", help="A Host header to believe besides the address itself; repeatable."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without a bearer token.")
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error; to stderr.")] = "info",
+) -> None:
+    """Serve MCP to one client over stdin and stdout, or to many over HTTP.
+
+    No database is connected to before it is first asked. Over HTTP, an address that other machines can reach needs a
+    bearer token in PG_GATEWAY_TOKEN.
+    """
+    from gateway.config_keys import written
+
+    _start_logging(log_level)
+    if http is not None:
+        # The operator's address is checked before the configuration is read.
+        host, port = _address(http)
+        token = written(os.environ, "PG_GATEWAY_TOKEN")
+        _check_exposure(host, token=token, insecure=insecure)
+        _run(_serve_http(_config(config), host=host, port=port, token=token, allowed_hosts=allowed_host or []))
+    _run(_serve_stdio(_config(config)))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the highest port
+        typer.echo(f"--http {text}: give HOST:PORT, such as {_DEFAULT_ADDRESS}", err=True)
+        raise typer.Exit(_MISUSED)
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _check_exposure(host: str, *, token: str | None, insecure: bool) -> None:
+    from gateway.http import is_loopback
+
+    if is_loopback(host) or token is not None or insecure:
+        return
+    typer.echo(
+        f"--http {host}: other machines can reach this address. Set PG_GATEWAY_TOKEN to a bearer token that clients "
+        "must send, or say --insecure if something else guards it.",
+        err=True,
+    )
+    raise typer.Exit(_MISUSED)
+
+
+def _settle() -> None:
+    """Spare the collector what lives as long as the process; results are large and have no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def _warn(config: Config) -> None:
+    for warning in config.warnings:
+        logging.getLogger("gateway.config").warning("%s", warning)
+
+
+async def _serve_stdio(config: Config) -> int:
+    from gateway.app import Gateway
+    from gateway.observe import log_record
+    from gateway.server import build_server
+    from gateway.transports import serve_stdio
+
+    _warn(config)
+    async with Gateway(config, environ=os.environ, observers=[log_record]) as gateway:
+        server, plain = build_server(gateway, finished=True), build_server(gateway, finished=False)
+        _settle()
+        await serve_stdio(server, plain)
+    return 0
+
+
+async def _serve_http(config: Config, *, host: str, port: int, token: str | None, allowed_hosts: list[str]) -> int:
+    import socket
+
+    import uvicorn
+
+    from gateway.app import Gateway
+    from gateway.http import build_http_app
+    from gateway.observe import log_record
+    from gateway.server import build_server
+
+    _warn(config)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        typer.echo(f"--http {host}:{port}: cannot listen there: {error.strerror}", err=True)
+        return _FAILED
+    async with Gateway(config, environ=os.environ, observers=[log_record]) as gateway:
+        web = build_http_app(
+            build_server(gateway, finished=True), host=host, token=token, allowed_hosts=allowed_hosts
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(web, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+        )
+        bound = listener.getsockname()
+        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        logging.getLogger("gateway").info("serving MCP at http://%s:%d/mcp", shown, bound[1])
+        _settle()
+        await server.serve(sockets=[listener])
+    return 0
+
+
+@app.command()
+def profiles(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the profiles: where they point, as whom, how encrypted, and which one is active."""
+    from gateway.display import show_profiles
+
+    loaded = _config(config)
+    show_profiles(loaded, as_json=as_json)
+
+
+@app.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[PROFILE]…", help="Profiles; none: all.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for each hop.", min=0.1, max=300)] = 10.0,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for a role that can only read.")] = False,
+) -> None:
+    """Connect and say, hop by hop, how far it gets: DNS, TCP, TLS, login, server, session, and what the role may write.
+
+    Exits with 1 when a hop of any profile failed.
+    """
+    from gateway.display import show_check
+
+    loaded = _config(config)
+    unknown = [name for name in names or [] if name not in loaded.profiles]
+    if unknown:
+        typer.echo(f"no profile named {unknown[0]!r}; use one of: {', '.join(loaded.profiles)}", err=True)
+        raise typer.Exit(_MISUSED)
+    chosen = [loaded.profiles[name] for name in names or loaded.profiles]
+    _run(show_check(chosen, environ=os.environ, as_json=as_json, timeout_s=timeout, with_sql=sql))
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="One read-only statement.")],
+    profile: Annotated[str | None, typer.Option("--profile", "-p", help="Profile; left out: the active one.")] = None,
+    format_: Annotated[Literal["table", "json", "csv"], typer.Option("--format", "-f", help="Form.")] = "table",
+    limit: Annotated[int, typer.Option(help="Most rows.", min=1)] = 100,
+    config: ConfigOption = None,
+) -> None:
+    """Run one read-only statement, by the same path as the tool `execute_query`."""
+    from gateway.display import show_query
+
+    _start_logging("warning")
+    _run(_query(_config(config), sql, profile=profile, form=format_, limit=limit, show=show_query))
+
+
+async def _query(config: Config, sql: str, *, profile: str | None, form: str, limit: int, show: Any) -> int:
+    from gateway.app import Gateway
+    from gateway.errors import GatewayError
+    from gateway.tools import TOOLS
+
+    tool = next(tool for tool in TOOLS if tool.name == "execute_query")
+    async with Gateway(config, environ=os.environ) as gateway:
+        try:
+            given = {"query": sql, "limit": limit, "profile": profile}
+            _, answer = await tool.run(gateway, tool.check(given))
+        except GatewayError as error:
+            if form == "json":
+                from gateway.results import to_json
+
+                typer.echo(to_json({"error": error.to_dict()}).decode())
+            else:
+                _explain(error)
+            return _FAILED
+    show(answer, form=form)
+    return 0
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Exit after the calls; non-zero if one failed.")] = False,
+    http: Annotated[str, typer.Option("--http", help="HOST:PORT to serve on.")] = _DEFAULT_ADDRESS,
+) -> None:
+    """Start three throw-away PostgreSQL servers with a web shop in them, serve them, and call each tool once."""
+    from gateway.demo import run_demo
+
+    host, port = _address(http)
+    _start_logging("warning")
+    _run(run_demo(host=host, port=port, once=once))
+
+
+def main() -> None:
+    """Run the command line."""
+    # `--http` alone means the default address; typer has no options with an optional value.
+    arguments = sys.argv[1:]
+    for place, word in enumerate(arguments):
+        follows = arguments[place + 1] if place + 1 < len(arguments) else "-"
+        if word == "--http" and follows.startswith("-"):
+            arguments.insert(place + 1, _DEFAULT_ADDRESS)
+            break
+    app(args=arguments, prog_name="pg-gateway")

@@ -1,0 +1,188 @@
+"""The seam: the only place that knows asyncpg's and the socket's errors, and makes ours of them.
+
+Rows are read from the most specific to the most general; the cause is kept by `raise … from`.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+from asyncpg.exceptions import ClientConfigurationError, InternalClientError
+
+from gateway.errors import (
+    AuthFailed,
+    BadQuery,
+    CallTimeout,
+    ConfigError,
+    GatewayError,
+    InternalError,
+    InvalidArguments,
+    NotFound,
+    PermissionDenied,
+    TlsFailed,
+    TooLarge,
+    Unavailable,
+    UnsafeSql,
+)
+
+_MESSAGE_BYTES: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """SQLSTATEs that start with `prefix` become `error`, with `hint` unless the server gave one."""
+
+    prefix: str
+    error: type[GatewayError]
+    hint: str | None = None
+
+
+# Codes: PostgreSQL documentation, appendix A. What is transient follows Npgsql's PostgresException.IsTransient.
+_ROWS: Final[tuple[_Row, ...]] = (
+    _Row("25006", UnsafeSql, "This session is read-only. Read with SELECT; changes are not possible here."),
+    _Row("57014", CallTimeout, "Ask for less: filter on an indexed column, aggregate, or lower `limit`."),
+    _Row("55P03", CallTimeout, "The table is locked by somebody else, such as a migration. Try again later."),
+    _Row("28", AuthFailed, "Check user, password and pg_hba.conf; `pg-gateway check PROFILE` names the failing step."),
+    _Row("3D000", ConfigError, "The profile names a database that does not exist on this server."),
+    _Row("57", Unavailable, "The database is restarting or was told to stop. Try again in a moment."),
+    _Row("08", Unavailable, "The connection broke. Try again in a moment."),
+    _Row("53300", Unavailable, "The server has no free connection slot. Try again in a moment."),
+    _Row("53400", TooLarge, "The statement needs more temporary space than the server allows. Ask for less."),
+    _Row("53", Unavailable, "The server is short of a resource. Try again, or ask for less."),
+    _Row("58", Unavailable, "The server had a system error. Try again in a moment."),
+    _Row("40", Unavailable, "The server gave up the statement for another one. Try again."),
+    _Row("42501", PermissionDenied, "The gateway's database role may not read this. Use another table, or ask its owner."),
+    _Row("42P01", NotFound, "Use `search_tables` or `list_tables` to find the table."),
+    _Row("42703", NotFound, "Use `describe_table` to see the columns."),
+    _Row("3F000", NotFound, "Use `list_tables`: for an unknown schema it names those that exist."),
+    _Row("54", TooLarge, "Ask for less: fewer columns, fewer expressions."),
+    _Row("22P02", BadQuery, "A value cannot be read as the type it is compared with; check `params` and literals."),
+    _Row("0A000", BadQuery),
+)
+
+_CONNECTION_LOST: Final = (
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.ConnectionFailureError,
+    ConnectionError,
+    asyncpg.InterfaceError,
+)
+
+
+def _cut(text: str) -> str:
+    data = text.encode()
+    return text if len(data) <= _MESSAGE_BYTES else data[:_MESSAGE_BYTES].decode(errors="ignore") + "…"
+
+
+def _position(error: asyncpg.PostgresError, offset: int | None) -> int | None:
+    """Return the place in the caller's text, when `offset` says how far the statement is shifted in it."""
+    raw = getattr(error, "position", None)
+    if raw is None or offset is None:
+        return None
+    position = int(raw) + offset
+    return position if position > 0 else None
+
+
+def from_server(error: asyncpg.PostgresError, *, profile: str, offset: int | None = None) -> GatewayError:
+    """Return our error for one that the server reported.
+
+    offset: characters of the caller's text before the statement that was sent; None when the position that
+    the server gives means nothing to the caller.
+    """
+    # The driver reports a killed backend as 08003 and keeps what the server said in the cause.
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(error.__cause__, asyncpg.PostgresError):
+        error = error.__cause__
+    sqlstate = error.sqlstate or "XX000"
+    message = _cut(str(getattr(error, "message", None) or error))
+    detail = getattr(error, "detail", None)
+    if detail:
+        message = _cut(f"{message} ({detail})")
+    row = next((row for row in _ROWS if sqlstate.startswith(row.prefix)), _Row("", BadQuery))
+    hint = getattr(error, "hint", None) or row.hint
+    if row.error is ConfigError:
+        fault = ConfigError([message], hint=hint)
+        fault.profile, fault.sqlstate = profile, sqlstate
+        return fault
+    return row.error(
+        message, hint=hint, profile=profile, sqlstate=sqlstate, position=_position(error, offset)
+    )
+
+
+def from_statement(error: BaseException, *, profile: str, offset: int | None = None) -> GatewayError:
+    """Return our error for whatever a statement on an open connection raised."""
+    if isinstance(error, GatewayError):
+        return error
+    # The driver says both of these itself, before it has sent anything.
+    if isinstance(error, asyncpg.DataError | asyncpg.InterfaceError) and "argument" in str(error):
+        return InvalidArguments(
+            _cut(str(error)), hint="Give `params` one value for each of $1, $2, … in the query.", profile=profile
+        )
+    if isinstance(error, asyncpg.PostgresError):
+        return from_server(error, profile=profile, offset=offset)
+    if isinstance(error, _CONNECTION_LOST):
+        return Unavailable(
+            "the connection to the database was lost", hint="Try again in a moment.", profile=profile
+        )
+    if isinstance(error, TimeoutError):
+        return CallTimeout("the database did not answer in time", hint="Ask for less, or try again.", profile=profile)
+    if isinstance(error, UnicodeError):
+        return BadQuery("the answer holds bytes that are not UTF-8", hint="Read such columns as bytea.", profile=profile)
+    return InternalError(f"unexpected {type(error).__name__} in the gateway", profile=profile)
+
+
+def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayError:  # noqa: PLR0911 - one row a cause
+    """Return our error for a connection that could not be opened."""
+    if isinstance(error, GatewayError):
+        error.profile = error.profile or profile
+        return error
+    if isinstance(error, asyncpg.PostgresError):
+        return from_server(error, profile=profile)
+    # Certificate errors are OSErrors too, and repeating the dial does not mend them.
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TlsFailed(
+            f"the certificate of {endpoint} is not trusted: {error.verify_message}",
+            hint="Set `ssl_root_cert` to the authority that signed it; with verify-full the host name must match.",
+            profile=profile,
+        )
+    if isinstance(error, ssl.SSLError):
+        return TlsFailed(
+            f"no encrypted connection to {endpoint}: {error.reason or 'TLS handshake failed'}",
+            hint="Check `ssl_mode` and that both sides speak TLS 1.2 or later.",
+            profile=profile,
+        )
+    if isinstance(error, ConnectionError) and "rejected SSL" in str(error):
+        return TlsFailed(
+            f"{endpoint} does not offer TLS, which `ssl_mode` requires",
+            hint='Enable TLS on the server; `ssl_mode = "disable"` sends data and password readable.',
+            profile=profile,
+        )
+    if isinstance(error, socket.gaierror):
+        return Unavailable(
+            f"the name of {endpoint} cannot be resolved",
+            hint="Check `host` for typing errors and that this machine can resolve it.",
+            profile=profile,
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return Unavailable(
+            f"{endpoint} refused the connection",
+            hint="Is the server running, and do host and port match?",
+            profile=profile,
+        )
+    if isinstance(error, TimeoutError):
+        return Unavailable(
+            f"{endpoint} did not answer the connection in time",
+            hint="A firewall may drop the packets; `pg-gateway check PROFILE` names the failing step.",
+            profile=profile,
+        )
+    if isinstance(error, ClientConfigurationError):
+        return ConfigError([f"profile {profile}: {error}"])
+    if isinstance(error, OSError | asyncpg.InterfaceError | InternalClientError | EOFError):
+        return Unavailable(
+            f"{endpoint} closed the connection while it was being opened",
+            hint="Is this a PostgreSQL server? A proxy may have lost the server behind it.",
+            profile=profile,
+        )
+    return InternalError(f"unexpected {type(error).__name__} while connecting to {endpoint}", profile=profile)

@@ -1,0 +1,236 @@
+"""A pool of connections per profile, made at its first call.
+
+Creating never connects: asyncpg's pool gets `min_size=0`, so a failed first call leaves nothing behind and concurrent
+first calls share one pool. A fair semaphore of our own stands before it, so that waiting for a connection is told
+apart from opening one. A connection is rolled back and reset after the caller has the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import asyncpg
+
+from gateway.connect import GatewayConnection, dial
+from gateway.deadline import Deadline
+from gateway.errors import Busy, CallTimeout, GatewayError, Unavailable
+from gateway.observe import Notify
+from gateway.profiles import Profile
+
+logger = logging.getLogger(__name__)
+
+# One message: end the transaction, whatever it did, and leave nothing of the caller in the session.
+RESET_SQL: Final = "ROLLBACK; SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
+_RESET_S: Final = 2.0
+_DIALS_AT_ONCE: Final = 2
+# Below the four minutes after which Azure's load balancer forgets an idle connection.
+_IDLE_S: Final = 200.0
+_WARM_EVERY_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStats:
+    """Connections of one profile right now: open, idle, in use or being reset; callers that wait."""
+
+    size: int
+    idle: int
+    busy: int
+    waiting: int
+    max: int
+
+
+async def _no_reset(_connection: asyncpg.Connection) -> None:
+    """Stand for asyncpg's own reset: ours has run by then, in the same message as the rollback."""
+
+
+class ProfilePool:
+    """The connections of one profile."""
+
+    def __init__(self, profile: Profile, *, environ: Mapping[str, str], tell: Notify) -> None:
+        self.profile = profile
+        self._environ = environ
+        self._tell = tell
+        self._permits = asyncio.Semaphore(profile.pool.max)
+        self._dials = asyncio.Semaphore(_DIALS_AT_ONCE)
+        self._pool: asyncpg.Pool | None = None
+        self._cleaning: set[asyncio.Task[None]] = set()
+        self._warmer: asyncio.Task[None] | None = None
+        self._waiting = 0
+        self._holders: dict[int, float] = {}
+        self._lease_ids = itertools.count()
+        # asyncpg calls the dial from within `acquire`, in the caller's task, without saying for whom.
+        self._deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+    def stats(self) -> PoolStats:
+        """Return the numbers of this moment."""
+        size = self._pool.get_size() if self._pool is not None else 0
+        idle = self._pool.get_idle_size() if self._pool is not None else 0
+        return PoolStats(size=size, idle=idle, busy=size - idle, waiting=self._waiting, max=self.profile.pool.max)
+
+    async def _dial(self, *_args: Any, **_kwargs: Any) -> GatewayConnection:
+        async with self._dials:
+            deadline = self._deadline.get() or Deadline.after(self.profile.limits.call_s)
+            return await dial(
+                self.profile, self.profile.endpoints[0], environ=self._environ, deadline=deadline, tell=self._tell
+            )
+
+    def _made(self) -> asyncpg.Pool:
+        """Return the pool, making it at the first call; there is no await, so no two callers make two."""
+        if self._pool is None:
+            self._pool = asyncpg.create_pool(
+                min_size=0,
+                max_size=self.profile.pool.max,
+                max_inactive_connection_lifetime=_IDLE_S,
+                connect=self._dial,
+                reset=_no_reset,
+                connection_class=GatewayConnection,
+            )
+        return self._pool
+
+    async def _permit(self, deadline: Deadline) -> None:
+        self._waiting += 1
+        try:
+            async with deadline.scope(at_most=self.profile.limits.acquire_s):
+                await self._permits.acquire()
+        except TimeoutError:
+            longest = max((time.monotonic() - since for since in self._holders.values()), default=0.0)
+            raise Busy(
+                f"all {self.profile.pool.max} connections of profile {self.profile.name} are in use, "
+                f"the longest for {longest:.1f} s; waited {self.profile.limits.acquire_s:g} s",
+                hint="Try again in a moment, or raise `pool_size.max` of the profile.",
+                profile=self.profile.name,
+            ) from None
+        finally:
+            self._waiting -= 1
+
+    async def _acquire(self, deadline: Deadline) -> GatewayConnection:
+        pool = await self._made()
+        if self._cleaning and pool.get_idle_size() == 0:
+            # A connection that is being reset is free in one round trip; a new one takes six.
+            with contextlib.suppress(TimeoutError):
+                async with deadline.scope(at_most=_RESET_S):
+                    await asyncio.wait(self._cleaning, return_when=asyncio.FIRST_COMPLETED)
+        self._deadline.set(deadline)
+        try:
+            async with deadline.scope():
+                return cast("GatewayConnection", await pool.acquire())
+        except TimeoutError:
+            raise CallTimeout(
+                f"no connection to {self.profile.endpoints[0]} within {deadline.budget_s:g} s",
+                hint="`pg-gateway check` names the step that hangs.",
+                profile=self.profile.name,
+            ) from None
+        except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError) as error:
+            raise Unavailable(
+                "the connection was lost before it could be used", hint="Try again.", profile=self.profile.name
+            ) from error
+
+    @contextlib.asynccontextmanager
+    async def connection(self, deadline: Deadline) -> AsyncIterator[GatewayConnection]:
+        """Lend a connection; raises Busy, CallTimeout or the dial's error within the deadline.
+
+        On the way out the caller is not kept waiting: rollback and reset run behind it, and the place in the pool
+        is given to the next caller when they are done.
+        """
+        await self._permit(deadline)
+        try:
+            connection = await self._acquire(deadline)
+        except BaseException:
+            self._permits.release()
+            raise
+        lease = next(self._lease_ids)
+        self._holders[lease] = time.monotonic()
+        try:
+            yield connection
+        finally:
+            task = asyncio.get_running_loop().create_task(self._clean(connection, lease))
+            self._cleaning.add(task)
+            task.add_done_callback(self._cleaning.discard)
+            self._keep_warm()
+
+    async def _clean(self, connection: GatewayConnection, lease: int) -> None:
+        try:
+            try:
+                async with asyncio.timeout(_RESET_S):
+                    if not connection.is_closed():
+                        await connection.execute(RESET_SQL)
+                        await connection.close_evicted()
+            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                connection.terminate()
+            with contextlib.suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await self._made().release(connection, timeout=_RESET_S)
+        finally:
+            del self._holders[lease]
+            self._permits.release()
+
+    def _keep_warm(self) -> None:
+        if self._warmer is None and self.profile.pool.min > 0:
+            self._warmer = asyncio.get_running_loop().create_task(self._warm())
+
+    async def _warm(self) -> None:
+        """Hold `pool_size.min` connections open from the first call on, replacing those that were idle too long."""
+        while True:
+            missing = self.profile.pool.min - self.stats().size
+            if missing > 0:
+                await self._open(missing)
+            await asyncio.sleep(_WARM_EVERY_S)
+
+    async def _open(self, count: int) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(count):
+                if self._permits.locked():
+                    return
+                try:
+                    await stack.enter_async_context(self.connection(Deadline.after(self.profile.limits.call_s)))
+                except GatewayError as error:
+                    logger.info("profile=%s could not be kept warm: %s", self.profile.name, error.message)
+                    return
+
+    async def close(self, *, grace_s: float = 3.0) -> None:
+        """End all connections; statements that still run are given up after `grace_s`."""
+        if self._warmer is not None:
+            self._warmer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._warmer
+        if self._cleaning:
+            await asyncio.wait(self._cleaning, timeout=grace_s)
+        if self._pool is not None:
+            try:
+                async with asyncio.timeout(grace_s):
+                    await self._pool.close()
+            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                self._pool.terminate()
+
+
+class Pools:
+    """The pools of all profiles, by name."""
+
+    def __init__(self, *, environ: Mapping[str, str], tell: Notify) -> None:
+        self._environ = environ
+        self._tell = tell
+        self._pools: dict[str, ProfilePool] = {}
+
+    def of(self, profile: Profile) -> ProfilePool:
+        """Return the profile's pool, made at its first call."""
+        pool = self._pools.get(profile.name)
+        if pool is None:
+            pool = self._pools[profile.name] = ProfilePool(profile, environ=self._environ, tell=self._tell)
+        return pool
+
+    def stats(self) -> dict[str, PoolStats]:
+        """Return the numbers of the pools that exist."""
+        return {name: pool.stats() for name, pool in self._pools.items()}
+
+    async def close(self) -> None:
+        """End all connections of all profiles, side by side."""
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+
+

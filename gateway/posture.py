@@ -1,0 +1,125 @@
+"""What the database role could still do if the gateway's own layers were gone, and the SQL for one that could not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+import orjson
+
+# Memberships that reach past SELECT on granted tables (PostgreSQL documentation, 22.5 Predefined Roles).
+_RISKY_ROLES: Final = (
+    "pg_read_all_data",
+    "pg_write_all_data",
+    "pg_read_server_files",
+    "pg_write_server_files",
+    "pg_execute_server_program",
+    "pg_signal_backend",
+    "pg_maintain",
+    "pg_checkpoint",
+    "pg_create_subscription",
+)
+
+_SQL: Final = """
+WITH me AS (SELECT * FROM pg_roles WHERE rolname = current_user),
+tables AS (SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relowner FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'),
+writable AS (SELECT name FROM tables WHERE has_table_privilege(oid, 'INSERT, UPDATE, DELETE, TRUNCATE')),
+owned AS (SELECT name FROM tables, me WHERE relowner = me.oid)
+SELECT json_build_object(
+  'user', current_user, 'database', current_database(), 'server', current_setting('server_version'),
+  'read_only', current_setting('transaction_read_only') = 'on',
+  'standby', pg_is_in_recovery(),
+  'superuser', (SELECT rolsuper FROM me), 'bypasses_rls', (SELECT rolbypassrls FROM me),
+  'creates', (SELECT rolcreaterole OR rolcreatedb FROM me), 'replicates', (SELECT rolreplication FROM me),
+  'memberships', (SELECT json_agg(r.rolname ORDER BY r.rolname) FROM pg_roles r, me
+    WHERE NOT me.rolsuper AND r.rolname = ANY($1::text[]) AND pg_has_role(me.oid, r.oid, 'MEMBER')),
+  'owned', (SELECT count(*) FROM owned), 'owned_names', (SELECT json_agg(name) FROM (SELECT name FROM owned ORDER BY 1 LIMIT 5) x),
+  'writable', (SELECT count(*) FROM writable),
+  'writable_names', (SELECT json_agg(name) FROM (SELECT name FROM writable ORDER BY 1 LIMIT 5) x),
+  'creates_in', (SELECT json_agg(nspname ORDER BY nspname) FROM pg_namespace
+    WHERE nspname !~ '^pg_' AND has_schema_privilege(oid, 'CREATE')),
+  'extensions', (SELECT json_agg(extname ORDER BY extname) FROM pg_extension
+    WHERE extname IN ('dblink', 'adminpack', 'file_fdw', 'pg_cron')),
+  'languages', (SELECT json_agg(lanname ORDER BY lanname) FROM pg_language
+    WHERE NOT lanpltrusted AND lanname NOT IN ('c', 'internal')),
+  'schemas', (SELECT json_agg(nspname ORDER BY nspname) FROM pg_namespace
+    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'))::text"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posture:
+    """What a role may do beside reading. risks: one sentence each, the worst first."""
+
+    user: str
+    database: str
+    server: str
+    read_only: bool
+    standby: bool
+    risks: tuple[str, ...]
+    schemas: tuple[str, ...]
+
+
+def _few(names: list[str] | None, count: int) -> str:
+    shown = ", ".join(names or [])
+    return f"{shown}, …" if count > len(names or []) else shown
+
+
+def _risks(found: dict[str, Any]) -> list[str]:
+    risks = []
+    if found["superuser"]:
+        risks.append("is a superuser: no grant limits it")
+    if found["bypasses_rls"]:
+        risks.append("bypasses row security")
+    if found["creates"]:
+        risks.append("may create roles or databases")
+    if found["replicates"]:
+        risks.append("may replicate: it reads everything")
+    risks += [f"is a member of {role}" for role in found["memberships"] or []]
+    if found["owned"]:
+        risks.append(f"owns {found['owned']} tables ({_few(found['owned_names'], found['owned'])})")
+    if found["writable"]:
+        risks.append(f"may write {found['writable']} tables ({_few(found['writable_names'], found['writable'])})")
+    if found["creates_in"]:
+        risks.append(f"may create objects in {', '.join(found['creates_in'])}")
+    risks += [f"extension {name} is installed: it reaches beyond this database" for name in found["extensions"] or []]
+    risks += [f"untrusted language {name} is installed" for name in found["languages"] or []]
+    return risks
+
+
+async def posture_of(connection: asyncpg.Connection) -> Posture:
+    """Return what the role of `connection` may do. Two round trips."""
+    found = orjson.loads(await connection.fetchval(_SQL, list(_RISKY_ROLES)))
+    return Posture(
+        user=found["user"],
+        database=found["database"],
+        server=found["server"],
+        read_only=found["read_only"],
+        standby=found["standby"],
+        risks=tuple(_risks(found)),
+        schemas=tuple(found["schemas"] or ()),
+    )
+
+
+def least_privilege_sql(posture: Posture, *, role: str = "gateway_reader") -> str:
+    """Return the SQL that makes a role which can do nothing but read; for people to review and run."""
+
+    def name(text: str) -> str:
+        return '"' + text.replace('"', '""') + '"'
+
+    lines = [
+        f"CREATE ROLE {name(role)} LOGIN PASSWORD '…' CONNECTION LIMIT 50 NOINHERIT;",
+        f"ALTER ROLE {name(role)} SET default_transaction_read_only = on;",
+        f"ALTER ROLE {name(role)} SET statement_timeout = '30s';",
+        f"GRANT CONNECT ON DATABASE {name(posture.database)} TO {name(role)};",
+        f"REVOKE TEMPORARY ON DATABASE {name(posture.database)} FROM PUBLIC;",
+    ]
+    for schema in posture.schemas:
+        lines += [
+            f"GRANT USAGE ON SCHEMA {name(schema)} TO {name(role)};",
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA {name(schema)} TO {name(role)};",
+            f"ALTER DEFAULT PRIVILEGES IN SCHEMA {name(schema)} GRANT SELECT ON TABLES TO {name(role)};",
+        ]
+    return "\n".join(lines)

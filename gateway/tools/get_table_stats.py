@@ -1,0 +1,128 @@
+"""`get_table_stats`: how large a table is, how it is used, and what its columns hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import asyncpg
+
+from gateway.app import Gateway, Reading
+from gateway.policy import check_schema
+from gateway.profiles import Profile
+from gateway.query import begin_read_only
+from gateway.tools.base import KIND_SQL, SCHEMA, TABLE, TARGET_CTE, Answer, Tool, name_candidates, no_such_table, quoted
+
+# A table of this many pages (8 MB) is counted in well under the budget.
+_COUNTED_BYTES: Final = 8 * 1024 * 1024
+_COUNT_S: Final = 2.0
+_COLUMNS: Final = 200
+_ISO: Final = "to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+
+
+def _sql(*, sizes: bool) -> str:
+    """Return the catalogue statement; true sizes take a lock, estimates do not."""
+    tree = """tree AS (
+  SELECT t.oid, t.relpages, t.reltuples, t.relkind, t.reltoastrelid FROM t
+  UNION ALL SELECT c.oid, c.relpages, c.reltuples, c.relkind, c.reltoastrelid FROM tree
+    JOIN pg_inherits h ON h.inhparent = tree.oid JOIN pg_class c ON c.oid = h.inhrelid WHERE tree.relkind = 'p'),
+leaves AS (SELECT * FROM tree WHERE relkind IN ('r', 'm'))"""
+    if sizes:
+        size = """(SELECT json_build_object('heap', sum(pg_relation_size(oid)), 'indexes', sum(pg_indexes_size(oid)),
+      'toast', sum(CASE WHEN reltoastrelid <> 0 THEN pg_total_relation_size(reltoastrelid) ELSE 0 END),
+      'total', sum(pg_total_relation_size(oid))) FROM leaves HAVING count(*) > 0)"""
+    else:
+        size = """(SELECT json_build_object('heap', sum(relpages::bigint) * current_setting('block_size')::bigint,
+      'is_estimate', true) FROM leaves HAVING count(*) > 0)"""
+    used = "sum(s.{0}) AS {0}"
+    last = "max(greatest(s.last_{0}, s.last_auto{0})) AS {0}"
+    return f"""{TARGET_CTE.replace("WITH t", "WITH RECURSIVE t")}, {tree},
+used AS (SELECT {used.format("n_live_tup")}, {used.format("n_dead_tup")}, {used.format("seq_scan")},
+    {used.format("idx_scan")}, {used.format("n_tup_ins")}, {used.format("n_tup_upd")}, {used.format("n_tup_del")},
+    {last.format("vacuum")}, {last.format("analyze")}
+  FROM leaves JOIN pg_stat_all_tables s ON s.relid = leaves.oid),
+types AS (SELECT format_type(a.atttypid, NULL) AS type, count(*) AS n FROM t JOIN pg_attribute a ON a.attrelid = t.oid
+  WHERE a.attnum > 0 AND NOT a.attisdropped GROUP BY 1)
+SELECT json_strip_nulls(json_build_object(
+  'schema', t.nspname, 'table', t.relname, 'kind', {KIND_SQL.format("t")},
+  'estimate', (SELECT round(sum(reltuples) FILTER (WHERE reltuples >= 0))::bigint FROM leaves
+    HAVING count(*) = count(*) FILTER (WHERE reltuples >= 0)),
+  'bytes', {size},
+  'partitions', CASE WHEN t.relkind = 'p' THEN (SELECT count(*) FROM leaves) END,
+  'dead_rows', NULLIF(used.n_dead_tup, 0),
+  'last_vacuum', {_ISO.format("used.vacuum")}, 'last_analyze', {_ISO.format("used.analyze")},
+  'scans', CASE WHEN used.seq_scan IS NOT NULL THEN
+    json_build_object('sequential', used.seq_scan, 'index', coalesce(used.idx_scan, 0)) END,
+  'changes', CASE WHEN used.n_tup_ins + used.n_tup_upd + used.n_tup_del > 0 THEN json_build_object(
+    'inserted', used.n_tup_ins, 'updated', used.n_tup_upd, 'deleted', used.n_tup_del) END,
+  'column_types', (SELECT json_object_agg(type, n ORDER BY n DESC, type) FROM types),
+  'column_stats', (SELECT json_agg(json_build_object('name', p.attname,
+      'null_fraction', NULLIF(round(p.null_frac::numeric, 4), 0),
+      'distinct', CASE WHEN p.n_distinct > 0 THEN p.n_distinct::bigint END,
+      'distinct_fraction', CASE WHEN p.n_distinct < 0 THEN round(-p.n_distinct::numeric, 4) END,
+      'average_bytes', p.avg_width)) FROM (SELECT s.attname, max(s.null_frac) AS null_frac,
+        (array_agg(s.n_distinct ORDER BY s.inherited DESC))[1] AS n_distinct, max(s.avg_width) AS avg_width
+      FROM pg_stats s JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = s.attname
+      WHERE s.schemaname = t.nspname AND s.tablename = t.relname GROUP BY s.attname, a.attnum
+      ORDER BY a.attnum LIMIT {_COLUMNS}) AS p),
+  'indexes', (SELECT json_agg(json_build_object('name', i.indexrelname, 'scans', i.idx_scan,
+      'rows_read', NULLIF(i.idx_tup_read, 0)) ORDER BY i.idx_scan DESC, i.indexrelname)
+    FROM (SELECT * FROM pg_stat_all_indexes i WHERE i.relid = t.oid LIMIT 100) AS i)))::text
+FROM t CROSS JOIN used"""
+
+
+_WITH_SIZES: Final = _sql(sizes=True)
+_WITHOUT_SIZES: Final = _sql(sizes=False)
+
+
+async def _count(reading: Reading, found: Mapping[str, Any]) -> int | None:
+    """Return the exact number of rows, or None when that takes longer than its budget."""
+    await begin_read_only(reading.connection, statement_s=reading.deadline.left(at_most=_COUNT_S))
+    try:
+        return int(
+            await reading.connection.fetchval(f"SELECT count(*) FROM {quoted(found['schema'], found['table'])}")
+        )
+    except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError):
+        return None
+
+
+async def _stats(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
+    schemas, names = name_candidates(arguments["table_name"], arguments["schema"])
+    hint = None
+    try:
+        found = await reading.catalogue(_WITH_SIZES, schemas, names)
+    except asyncpg.LockNotAvailableError:
+        found = await reading.catalogue(_WITHOUT_SIZES, schemas, names)
+        hint = "Sizes are estimates: a migration holds a lock on the table."
+    if found is None:
+        raise await no_such_table(reading, schemas, names)
+    check_schema(reading.profile, found["schema"])
+    estimate = found.pop("estimate", None)
+    small = found.get("bytes", {}).get("heap", _COUNTED_BYTES + 1) <= _COUNTED_BYTES
+    exact = await _count(reading, found) if hint is None and (small or estimate is None) else None
+    rows: Answer = {"schema": found.pop("schema"), "table": found.pop("table"), "kind": found.pop("kind")}
+    if exact is not None:
+        rows["rows"] = exact
+    elif estimate is not None:
+        rows["rows_estimate"] = estimate
+    else:
+        hint = "The number of rows is not known: never analyzed, and counting takes too long."
+    answer = {"profile": reading.profile.name, **rows, **found}
+    if hint is not None:
+        answer["hint"] = hint
+    return answer
+
+
+async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile, Answer]:
+    return await gateway.read("get_table_stats", arguments["profile"], lambda reading: _stats(reading, arguments))
+
+
+GET_TABLE_STATS: Final = Tool(
+    name="get_table_stats",
+    title="Table statistics",
+    description="Rows (exact for small tables, else rows_estimate), sizes in bytes, dead rows, last vacuum and analyze, "
+    "scans, column types, null and distinct fractions of columns, and use of indexes.",
+    arguments=(TABLE, SCHEMA),
+    output={"table": {"type": "string"}, "rows": {"type": "integer"}, "bytes": {"type": "object"}},
+    run=_run,
+)

@@ -1,0 +1,106 @@
+"""`list_tables`: what a schema holds, folded, bounded, without touching a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.app import Gateway, Reading
+from gateway.errors import NotFound
+from gateway.profiles import Profile
+from gateway.suggest import near
+from gateway.tools.base import KIND_SQL, SCHEMA, TABLE_OUTPUT, Answer, Argument, Tool
+
+_KINDS: Final = KIND_SQL.format("c")
+# The page is chosen by the index on names before anything is computed for it.
+_SQL: Final = f"""
+WITH s AS (SELECT oid FROM pg_namespace WHERE nspname = $1),
+kinds AS (
+  SELECT {_KINDS} AS kind, count(*) AS n FROM pg_class c
+  WHERE c.relnamespace = (SELECT oid FROM s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
+  GROUP BY 1),
+page AS (
+  SELECT c.oid, c.relname, c.relkind, c.reltuples, c.relpages FROM pg_class c
+  WHERE c.relnamespace = (SELECT oid FROM s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
+  ORDER BY c.relname LIMIT $2::int OFFSET $3::int),
+rows AS (
+  SELECT c.relname, json_build_array(c.relname, {_KINDS},
+    CASE WHEN c.relkind = 'p' THEN p.tuples WHEN c.relkind = 'v' OR c.reltuples < 0 THEN NULL
+      ELSE round(c.reltuples)::bigint END,
+    CASE WHEN c.relkind = 'p' THEN p.pages WHEN c.relkind IN ('r', 'm') THEN c.relpages END
+      * current_setting('block_size')::bigint,
+    p.n, left(obj_description(c.oid, 'pg_class'), 200)) AS row
+  FROM page c LEFT JOIN LATERAL (
+    WITH RECURSIVE tree AS (
+      SELECT i.inhrelid AS oid FROM pg_inherits i WHERE i.inhparent = c.oid
+      UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+    SELECT count(*) FILTER (WHERE l.relkind <> 'p') AS n, sum(l.relpages)::bigint AS pages,
+      sum(round(l.reltuples)::bigint) FILTER (WHERE l.reltuples >= 0 AND l.relkind <> 'p')::bigint AS tuples
+    FROM tree JOIN pg_class l ON l.oid = tree.oid) AS p ON c.relkind = 'p')
+SELECT json_build_object(
+  'known', EXISTS (SELECT FROM s),
+  'counts', (SELECT json_object_agg(kind, n ORDER BY kind) FROM kinds),
+  'total', (SELECT coalesce(sum(n), 0) FROM kinds),
+  'rows', (SELECT json_agg(row ORDER BY relname) FROM rows),
+  'schemas', CASE WHEN NOT EXISTS (SELECT FROM s) THEN (SELECT json_agg(nspname ORDER BY nspname) FROM (
+    SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)' ORDER BY nspname LIMIT 200) AS n) END)::text"""
+
+_COLUMNS: Final = [
+    {"name": "table", "type": "name"},
+    {"name": "kind", "type": "text"},
+    {"name": "rows_estimate", "type": "int8"},
+    {"name": "bytes_estimate", "type": "int8"},
+    {"name": "partitions", "type": "int8"},
+    {"name": "comment", "type": "text"},
+]
+
+
+async def _list(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
+    schema, limit, offset = arguments["schema"], arguments["limit"], arguments["offset"]
+    found = await reading.catalogue(_SQL, schema, limit, offset)
+    if not found["known"]:
+        schemas = found["schemas"] or []
+        close = near(schema, schemas)
+        shown = [*close, *(name for name in schemas if name not in close)][:20]
+        raise NotFound(f"no schema {schema!r}", hint=f"Schemas that exist: {', '.join(shown)}.")
+    rows = found["rows"] or []
+    # Columns that say nothing on this page cost a model tokens in every row.
+    kept = [i for i, column in enumerate(_COLUMNS) if i < 2 or any(row[i] is not None for row in rows)]
+    left = found["total"] - offset - len(rows)
+    answer: Answer = {
+        "profile": reading.profile.name,
+        "schema": schema,
+        "counts": found["counts"] or {},
+        "columns": [_COLUMNS[i] for i in kept],
+        "rows": [[row[i] for i in kept] for row in rows],
+        "row_count": len(rows),
+        "truncated": left > 0,
+    }
+    if left > 0:
+        answer["next"] = {"offset": offset + len(rows)}
+        answer["hint"] = f"{left} more: call again with offset {offset + len(rows)}, or use search_tables."
+    reading.record.rows = len(rows)
+    return answer
+
+
+async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile, Answer]:
+    return await gateway.read("list_tables", arguments["profile"], lambda reading: _list(reading, arguments))
+
+
+LIST_TABLES: Final = Tool(
+    name="list_tables",
+    title="List tables",
+    description="Tables, views, materialized views and foreign tables of one schema, by name, with estimated rows and "
+    "sizes. Partitions are folded into their parent.",
+    arguments=(
+        SCHEMA,
+        Argument(
+            name="limit", description="Tables per page.", type="integer", default=200, least=1, most=1000
+        ),
+        Argument(
+            name="offset", description="Tables to skip.", type="integer", default=0, least=0, most=2**31 - 1
+        ),
+    ),
+    output={"counts": {"type": "object"}, **TABLE_OUTPUT},
+    run=_run,
+)
