@@ -11,20 +11,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from gateway.config import Config
 from gateway.connect import GatewayConnection
 from gateway.deadline import Deadline
-from gateway.errors import CallTimeout, GatewayError, InternalError, InvalidArguments, UnknownProfile, UnsafeSql
+from gateway.errors import (
+    CallTimeout,
+    Forbidden,
+    GatewayError,
+    InternalError,
+    InvalidArguments,
+    UnknownProfile,
+    UnsafeSql,
+)
 from gateway.observe import CallRecord, Observer, Record, notify
 from gateway.pg_errors import from_statement
 from gateway.policy import check_rows
 from gateway.pools import Pools, PoolStats
+from gateway.posture import posture_of
 from gateway.profiles import Profile
 from gateway.query import Bounds, ProfileTypes, begin_read_only, catalogue, select_page, text_page
 from gateway.results import ResultPage
-from gateway.snapshot import function_catalog
+from gateway.snapshot import Snapshot, take_snapshot
 from gateway.sql_functions import FunctionCatalog
 from gateway.sql_guard import Judged, judge
 from gateway.suggest import with_near_names
@@ -37,6 +46,8 @@ T = TypeVar("T")
 _INLINE_CHARS: Final = 4096
 _JUDGE_THREADS: Final = 2
 _VERDICTS_KEPT: Final = 1000
+_SNAPSHOT_S: Final = 300.0
+_LOOK_AGAIN_S: Final = 1.0
 # Rules of the guard that a look at the database may overrule.
 _UNKNOWN: Final = ("unknown-function", "unknown-operator")
 
@@ -46,9 +57,10 @@ class _ProfileState:
     """What is known of one profile's database, shared by its calls."""
 
     types: ProfileTypes = field(default_factory=ProfileTypes)
-    catalog: FunctionCatalog | None = None
-    catalog_at: float = 0.0
+    snapshot: Snapshot | None = None
+    snapshot_at: float = 0.0
     verdicts: OrderedDict[str, Judged] = field(default_factory=OrderedDict)
+    refresh: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -63,25 +75,35 @@ class Reading:
     state: _ProfileState
 
     async def catalogue(self, sql: str, *arguments: Any) -> Any:
-        """Return what one of our own statements answers, parsed from JSON."""
+        """Return what one of our own statements answers, parsed from JSON. One round trip when warm."""
+        if self.state.snapshot is not None and self.state.snapshot.shadowed_path is not None:
+            await self.begin()
         return await catalogue(self.connection, sql, *arguments)
 
     async def begin(self) -> None:
         """Open the read-only transaction for the caller's statement; ends one that is open."""
         if self.connection.is_in_transaction():
             await self.connection.execute("ROLLBACK")
-        budget = self.deadline.left(at_most=self.profile.limits.statement_s)
-        await begin_read_only(self.connection, statement_s=budget)
+        snapshot = self.state.snapshot
+        await begin_read_only(
+            self.connection,
+            statement_s=self.deadline.left(at_most=self.profile.limits.statement_s),
+            search_path=None if snapshot is None else snapshot.shadowed_path,
+        )
 
     def bounds(self, rows: int) -> Bounds:
         """Return the bounds of a page of `rows` rows at most."""
         limits = self.profile.limits
-        return Bounds(
-            rows=min(rows, limits.rows), cell_bytes=limits.cell_kb * 1024, page_bytes=limits.page_kb * 1024
-        )
+        return Bounds(rows=min(rows, limits.rows), cell_bytes=limits.cell_kb * 1024, page_bytes=limits.page_kb * 1024)
 
     async def select(
-        self, statement: str, arguments: Sequence[Any], *, rows: int, reads_star: bool = False, key: tuple[int, ...] = ()
+        self,
+        statement: str,
+        arguments: Sequence[Any],
+        *,
+        rows: int,
+        reads_star: bool = False,
+        key: tuple[int, ...] = (),
     ) -> ResultPage:
         """Return a page of a SELECT that is known to be one."""
         await self.begin()
@@ -127,12 +149,15 @@ class Gateway:
         self._packaged: FunctionCatalog | None = None
         self._judges: ThreadPoolExecutor | None = None
 
-    async def __aenter__(self) -> Gateway:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for state in self._states.values():
+            if state.refresh is not None:
+                state.refresh.cancel()
         await self._pools.close()
         if self._judges is not None:
             self._judges.shutdown(wait=False, cancel_futures=True)
@@ -160,7 +185,8 @@ class Gateway:
             )
         near = get_close_matches(wanted, profiles, n=3)
         raise UnknownProfile(
-            f"no profile named {wanted!r}", hint=f"Use one of: {', '.join([*near, *(n for n in profiles if n not in near)])}."
+            f"no profile named {wanted!r}",
+            hint=f"Use one of: {', '.join([*near, *(n for n in profiles if n not in near)])}.",
         )
 
     async def read(
@@ -205,6 +231,10 @@ class Gateway:
                 record.waited_s = profile.limits.call_s - deadline.left()
                 try:
                     async with deadline.scope():
+                        if state.snapshot is None:
+                            await self._learn(profile, state, connection)
+                        elif time.monotonic() - state.snapshot_at > _SNAPSHOT_S:
+                            self._refresh(profile, state)
                         return await work(Reading(self, profile, deadline, record, connection, state))
                 except TimeoutError:
                     raise CallTimeout(
@@ -234,18 +264,16 @@ class Gateway:
     async def judge(self, query: str, profile: Profile, connection: GatewayConnection) -> Judged:
         """Return the verdict on a caller's text, from the profile's own functions; remembered by text."""
         state = self._states.setdefault(profile.name, _ProfileState())
-        if state.catalog is None:
-            await self._learn(state, connection)
-        elif (known := state.verdicts.get(query)) is not None:
+        if (known := state.verdicts.get(query)) is not None:
             state.verdicts.move_to_end(query)
             return known
         try:
             judged = await self._judge(query, profile, state)
         except UnsafeSql as error:
-            if error.details.get("rule") not in _UNKNOWN or time.monotonic() - state.catalog_at < 1.0:
+            if error.details.get("rule") not in _UNKNOWN or time.monotonic() - state.snapshot_at < _LOOK_AGAIN_S:
                 raise
             # Made since the last look, perhaps.
-            await self._learn(state, connection)
+            await self._learn(profile, state, connection)
             judged = await self._judge(query, profile, state)
         if len(query) <= _INLINE_CHARS:
             state.verdicts[query] = judged
@@ -253,16 +281,42 @@ class Gateway:
                 state.verdicts.popitem(last=False)
         return judged
 
-    async def _learn(self, state: _ProfileState, connection: GatewayConnection) -> None:
-        state.catalog = await function_catalog(connection)
-        state.catalog_at = time.monotonic()
+    async def _learn(self, profile: Profile, state: _ProfileState, connection: GatewayConnection) -> None:
+        """Take the profile's snapshot; with posture = "enforce", refuse a role that may do more than read."""
+        if profile.posture == "enforce":
+            posture = await posture_of(connection)
+            if posture.risks:
+                raise Forbidden(
+                    f"profile {profile.name} is closed: its role {posture.user} {'; '.join(posture.risks)}",
+                    hint="`pg-gateway check --sql` prints the SQL for a role that can only read.",
+                    profile=profile.name,
+                )
+        state.snapshot = await take_snapshot(connection)
+        state.snapshot_at = time.monotonic()
         state.verdicts.clear()
 
+    def _refresh(self, profile: Profile, state: _ProfileState) -> None:
+        """Take a new snapshot behind the callers' backs, one at a time."""
+        if state.refresh is not None and not state.refresh.done():
+            return
+
+        async def run() -> None:
+            try:
+                async with self._pools.of(profile).connection(Deadline.after(profile.limits.call_s)) as connection:
+                    await self._learn(profile, state, connection)
+            except Exception as error:  # noqa: BLE001 - the old snapshot serves until the next try
+                state.snapshot_at = time.monotonic()
+                logger.warning("profile=%s: functions could not be read again: %s", profile.name, error)
+
+        state.refresh = asyncio.get_running_loop().create_task(run())
+
     async def _judge(self, query: str, profile: Profile, state: _ProfileState) -> Judged:
-        if state.catalog is None and self._packaged is None:
-            self._packaged = FunctionCatalog.packaged()
-        catalog = state.catalog or self._packaged
-        assert catalog is not None  # noqa: S101 - one of the two was just made
+        if state.snapshot is not None:
+            catalog, path = state.snapshot.functions, state.snapshot.search_path
+        else:
+            if self._packaged is None:
+                self._packaged = FunctionCatalog.packaged()
+            catalog, path = self._packaged, profile.search_path or ("public",)
 
         def run() -> Judged:
             return judge(
@@ -270,7 +324,7 @@ class Gateway:
                 catalog=catalog,
                 allow_functions=profile.allow_functions,
                 schemas=profile.schemas,
-                search_path=profile.search_path or ("public",),
+                search_path=path,
             )
 
         if len(query) <= _INLINE_CHARS:

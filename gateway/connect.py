@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
 import orjson
+from asyncpg.connect_utils import SessionAttribute
 
 from gateway.credentials import resolve_password
 from gateway.deadline import Deadline
@@ -78,22 +80,31 @@ class _NoStatement:
     name = "none"
 
 
-class GatewayConnection(asyncpg.Connection):
+if TYPE_CHECKING:
+    _Driver = asyncpg.Connection[asyncpg.Record]
+else:  # generic in the stubs only
+    _Driver = asyncpg.Connection
+
+
+class GatewayConnection(_Driver):
     """asyncpg's connection, on which every value travels as text and no type is ever looked up.
 
     The driver's introspection of an unseen type costs five to eight round trips, and some types it cannot decode
     at all. Here a page arrives as JSON that the server wrote, and arguments leave as text that it reads.
     """
 
+    # What pg_stat_activity calls this session; no other session is called so.
+    session_name: str = ""
+
     def speak_text(self) -> None:
         """Use text for every built-in type."""
-        settings = self._protocol.get_settings()
+        settings = self._protocol.get_settings()  # type: ignore[attr-defined] # asyncpg has no public way without a round trip a type
         for oid, kind in BUILTIN_TYPES.items():
             encoder = _json_text if kind.family in ("json", "jsonb") else argument_text
             settings.add_python_codec(oid, kind.name, "pg_catalog", None, "scalar", encoder, str, "text")
 
     async def _introspect_types(self, typeoids: Any, timeout: float | None) -> tuple[list[Any], _Named]:  # noqa: ARG002, ASYNC109 - asyncpg's own hook
-        settings = self._protocol.get_settings()
+        settings = self._protocol.get_settings()  # type: ignore[attr-defined] # as above
         for oid in typeoids:
             settings.add_python_codec(oid, f"oid {oid}", "", None, "scalar", argument_text, str, "text")
         return [], _NoStatement()
@@ -104,20 +115,20 @@ class GatewayConnection(asyncpg.Connection):
 
     async def close_evicted(self) -> None:
         """Close on the server the prepared statements that fell out of the cache."""
-        await super()._cleanup_stmts()
+        await super()._cleanup_stmts()  # type: ignore[misc] # not in the stubs
 
     @property
     def socket(self) -> socket.socket | None:
         """The connection's own socket, or what stands for it."""
-        transport = self._transport
+        transport = self._transport  # type: ignore[attr-defined] # not in the stubs; asyncpg sets no keepalive
         return None if transport is None else transport.get_extra_info("socket")
 
 
-def session_settings(profile: Profile) -> dict[str, str]:
-    """Return what the session starts with; RESET ALL returns to these values."""
+def session_settings(profile: Profile, name: str) -> dict[str, str]:
+    """Return what the session called `name` starts with; RESET ALL returns to these values."""
     limits = profile.limits
     settings = {
-        "application_name": APPLICATION_NAME,
+        "application_name": name,
         "default_transaction_read_only": "on",
         "statement_timeout": str(max(1, round(limits.statement_s * 1000))),
         "lock_timeout": str(max(1, round(min(limits.statement_s, 2.0) * 1000))),
@@ -149,6 +160,7 @@ def _keep_alive(connection: GatewayConnection) -> None:
 async def _connect(
     profile: Profile, endpoint: Endpoint, *, password: str, tls: ssl.SSLContext | bool, timeout_s: float
 ) -> GatewayConnection:
+    name = f"{APPLICATION_NAME} {secrets.token_hex(4)}"
     connection: GatewayConnection = await asyncpg.connect(
         host=endpoint.host,
         port=endpoint.port,
@@ -158,7 +170,7 @@ async def _connect(
         database=profile.database,
         ssl=tls,
         direct_tls=False,
-        target_session_attrs="any",
+        target_session_attrs=SessionAttribute.any,
         krbsrvname="postgres",
         gsslib="gssapi",
         timeout=timeout_s,
@@ -166,9 +178,10 @@ async def _connect(
         statement_cache_size=_STATEMENTS_KEPT,
         max_cached_statement_lifetime=0,
         max_cacheable_statement_size=_CACHEABLE_BYTES,
-        server_settings=session_settings(profile),
+        server_settings=session_settings(profile, name),
         connection_class=GatewayConnection,
     )
+    connection.session_name = name
     return connection
 
 

@@ -109,7 +109,7 @@ async def _serving(config: Config, host: str, port: int) -> AsyncIterator[str]:
         web = build_http_app(build_server(gateway, finished=True), host=host)
         server = uvicorn.Server(uvicorn.Config(web, log_config=None, lifespan="off", timeout_graceful_shutdown=2))
         # The demo itself takes Ctrl-C, to stop the servers after the gateway.
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign] # uvicorn has no setting for it
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment] # uvicorn has no setting for it
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             while not server.started and not task.done():

@@ -89,17 +89,19 @@ class EmbeddedServer:
         settings: Mapping[str, str] | None = None,
         tls: ServerTls | None = None,
         hba: Iterable[str] | None = None,
+        inside: Path | None = None,
     ) -> AsyncIterator[Self]:
         """Make a server, wait until it takes connections, and remove it and its folder at the end.
 
         binaries: by default `find_binaries()`. settings: as in postgresql.conf. hba: the lines of pg_hba.conf instead
-        of "scram for everybody on 127.0.0.1". Raises ConfigError, with the last lines of the log, when it does not
+        of "scram for everybody on 127.0.0.1". inside: where the server's folder is made, by default where temporary
+        files are. Raises ConfigError, with the last lines of the log, when it does not
         start; the wheel's server knows no TLS.
         """
         found = binaries if binaries is not None else await asyncio.to_thread(find_binaries)
         account = await asyncio.to_thread(choose_account)
-        inside = await asyncio.to_thread(choose_folder, account)
-        async with Guardian.watch(inside) as guardian:
+        parent = str(inside) if inside is not None else await asyncio.to_thread(choose_folder, account)
+        async with Guardian.watch(parent) as guardian:
             if account is not None:
                 guardian.folder.chmod(0o711)  # to be passed through by the account, and not to be listed
             programs = await asyncio.to_thread(reachable_programs, found, account, copy_to=guardian.folder / "programs")

@@ -63,6 +63,12 @@ def send(pids: list[int], signal_number: signal.Signals) -> None:
             os.kill(pid, signal_number)
 
 
+def ask_to_end(pid: int) -> None:
+    """Stop a server at once: unlike a kill it leaves no shared memory behind."""
+    send([pid], signal.SIGQUIT)
+    send(family(pid), signal.SIGCONT)  # a paused one would not hear it
+
+
 def say(message: dict[str, Any]) -> None:
     """Tell the parent. That it is gone is no fault: its end is noticed by the other pipe."""
     with contextlib.suppress(BrokenPipeError):
@@ -93,8 +99,7 @@ class Guardian:
         """Stop every child within STOP_S, the hard way if need be, and remove the folder."""
         for child in self._children:
             if child.poll() is None:
-                send([child.pid], signal.SIGQUIT)
-                send(family(child.pid), signal.SIGCONT)  # a paused server would not hear it
+                ask_to_end(child.pid)
         give_up = time.monotonic() + STOP_S
         for child in self._children:
             try:

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
@@ -114,7 +115,12 @@ class Guardian:
 
     def _clear(self) -> None:
         """Do the guardian's last work where it was killed itself; else there is nothing left to do."""
+        give_up = time.monotonic() + embedded_guardian.STOP_S
         for pid in self._running:
+            embedded_guardian.ask_to_end(pid)
+            # Its parent is gone, so nobody tells us when it ends; the file with its number goes with it.
+            while (self.folder / "data" / "postmaster.pid").exists() and time.monotonic() < give_up:
+                time.sleep(0.01)
             embedded_guardian.send(embedded_guardian.family(pid), signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 

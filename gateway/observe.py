@@ -64,7 +64,7 @@ def notify(observers: Sequence[Observer], record: Record) -> None:
     for observer in observers:
         try:
             observer(record)
-        except Exception:  # noqa: BLE001 - whatever an observer does, the call must not suffer
+        except Exception:  # whatever an observer does, the call must not suffer
             logger.exception("observer %r failed", observer)
 
 

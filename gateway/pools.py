@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 # One message: end the transaction, whatever it did, and leave nothing of the caller in the session.
 RESET_SQL: Final = "ROLLBACK; SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
 _RESET_S: Final = 2.0
+# The process number alone could be somebody else's by now; the session's own name tells.
+_TERMINATE_SQL: Final = """
+SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE pid = $1::int AND application_name = $2"""
+_CONTROL_S: Final = 5.0
+_BACKEND_S: Final = 120.0
 _DIALS_AT_ONCE: Final = 2
 # Below the four minutes after which Azure's load balancer forgets an idle connection.
 _IDLE_S: Final = 200.0
@@ -157,19 +162,58 @@ class ProfilePool:
             self._keep_warm()
 
     async def _clean(self, connection: GatewayConnection, lease: int) -> None:
+        """Make the connection fit for the next caller, or end it and what still runs behind it."""
+        ended = True
         try:
             try:
                 async with asyncio.timeout(_RESET_S):
                     if not connection.is_closed():
                         await connection.execute(RESET_SQL)
                         await connection.close_evicted()
-            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                # A lost connection takes its backend along; one that does not answer may leave it at work.
+                ended = not isinstance(error, TimeoutError)
                 connection.terminate()
+            pid, name = connection.get_server_pid(), connection.session_name
             with contextlib.suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                await self._made().release(connection, timeout=_RESET_S)
+                await self._made().release(cast("Any", connection), timeout=_RESET_S)
+            if not ended:
+                await self._end_backend(pid, name)
         finally:
             del self._holders[lease]
             self._permits.release()
+
+    async def _end_backend(self, pid: int, name: str) -> None:
+        """End, over a connection of its own, a backend that ignored the cancel; it keeps its place until it is gone.
+
+        Code that checks for no interrupts runs on for as long as it likes (docs/security.md); a server that cannot be
+        asked is given up after a call's time.
+        """
+        give_up = time.monotonic() + _BACKEND_S
+        wait_s = 0.1
+        while time.monotonic() < give_up:
+            try:
+                deadline = Deadline.after(_CONTROL_S)
+                control = await dial(
+                    self.profile,
+                    self.profile.endpoints[0],
+                    environ=self._environ,
+                    deadline=deadline,
+                    tell=self._tell,
+                )
+                try:
+                    async with deadline.scope():
+                        found = await control.fetchval(_TERMINATE_SQL, str(pid), name)
+                finally:
+                    control.terminate()
+            except (GatewayError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                logger.warning("profile=%s: backend %d could not be ended yet: %s", self.profile.name, pid, error)
+            else:
+                if found is None:
+                    return
+                logger.warning("profile=%s: backend %d ignored the cancel and was told to end", self.profile.name, pid)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, 5.0)
 
     def _keep_warm(self) -> None:
         if self._warmer is None and self.profile.pool.min > 0:
@@ -232,5 +276,3 @@ class Pools:
     async def close(self) -> None:
         """End all connections of all profiles, side by side."""
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
-
-

@@ -10,17 +10,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 import orjson
 
 from gateway.errors import TooLarge
 from gateway.page_sql import PageColumn, page_sql
-from gateway.pg_types import BUILTIN_TYPES, TypeInfo, array_family
+from gateway.pg_types import BUILTIN_TYPES, Family, TypeInfo, array_family
 from gateway.results import ResultPage, TruncatedBy, to_json
 
-Connection = asyncpg.Connection
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _PLANS_KEPT: Final = 500
 # A changed column type shows after this long; added, dropped and renamed columns show at once.
@@ -31,6 +31,7 @@ FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
 WHERE t.oid = ANY($1::oid[])"""
 # What stands around columns and rows: profile, counts, hint.
 _ENVELOPE_BYTES: Final = 768
+_SMALLEST_CELL: Final = 64
 _STALE: Final = ("0A000", "42")
 
 
@@ -78,24 +79,29 @@ class ProfileTypes:
         unknown = [oid for oid in oids if oid not in BUILTIN_TYPES and oid not in self.types]
         if unknown:
             for oid, name, is_array, kind in await connection.fetch(_TYPES_SQL, [str(oid) for oid in unknown]):
-                family = "text" if kind == "e" else "output"
+                family: Family = "text" if kind == "e" else "output"
                 if is_array == "true":
                     # Elements of other types may have a cast to json that runs somebody's function.
                     family = array_family("text", name) if kind == "e" else "array_literal"
                     self.types[int(oid)] = TypeInfo(int(oid), f"{name}[]", family)
                 else:
                     self.types[int(oid)] = TypeInfo(int(oid), name, family)
-        return [
-            BUILTIN_TYPES.get(oid) or self.types.get(oid) or TypeInfo(oid, f"oid {oid}", "output") for oid in oids
-        ]
+        return [BUILTIN_TYPES.get(oid) or self.types.get(oid) or TypeInfo(oid, f"oid {oid}", "output") for oid in oids]
 
 
-async def begin_read_only(connection: Connection, *, statement_s: float) -> None:
-    """Open the transaction that a caller's statement runs in, bounded by `statement_s`. One round trip."""
+async def begin_read_only(
+    connection: Connection, *, statement_s: float, search_path: Sequence[str] | None = None
+) -> None:
+    """Open the transaction that a caller's statement runs in, bounded by `statement_s`. One round trip.
+
+    search_path: schemas for this transaction instead of the session's.
+    """
     timeout_ms = max(1, round(statement_s * 1000))
-    await connection.execute(
-        f"BEGIN READ ONLY; SET LOCAL statement_timeout = {timeout_ms}; SET LOCAL lock_timeout = {timeout_ms}"
-    )
+    settings = f"SET LOCAL statement_timeout = {timeout_ms}; SET LOCAL lock_timeout = {timeout_ms}"
+    if search_path is not None:
+        names = ", ".join('"' + name.replace('"', '""') + '"' for name in search_path)
+        settings += f"; SET LOCAL search_path = {names}"
+    await connection.execute(f"BEGIN READ ONLY; {settings}")
 
 
 async def catalogue(connection: Connection, sql: str, *arguments: Any) -> Any:
@@ -217,7 +223,7 @@ async def select_page(
         await begin()
         plan = await fresh(by_name=reads_star and was_cached)
         columns, budget, row = await run(plan)
-    if row[2] is not None and int(row[2]) > budget and bounds.cell_bytes > 64:
+    if row[2] is not None and int(row[2]) > budget and bounds.cell_bytes > _SMALLEST_CELL:
         # Escapes made a single row larger than a page: the same with smaller cells.
         smaller = Bounds(rows=bounds.rows, cell_bytes=bounds.cell_bytes // 8, page_bytes=bounds.page_bytes)
         return await select_page(

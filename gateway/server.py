@@ -136,14 +136,14 @@ def build_server(gateway: Gateway, *, finished: bool) -> Server[Any]:
             content=[TextContent(text=body.decode())], structured_content=orjson.loads(body), is_error=failed
         )
 
-    async def call_finished(context: Context, call_next: CallNext) -> HandlerResult:
+    async def call_finished(ctx: Context, call_next: CallNext) -> HandlerResult:
         """Answer a well-formed `tools/call`; the rest goes its way through the SDK."""
-        params = context.params or {}
+        params = ctx.params or {}
         name, arguments = params.get("name"), params.get("arguments")
-        if context.method != "tools/call" or not isinstance(name, str) or not isinstance(arguments, dict | None):
-            return await call_next(context)
+        if ctx.method != "tools/call" or not isinstance(name, str) or not isinstance(arguments, dict | None):
+            return await call_next(ctx)
         tool = find(name)
-        async with _progress(context, tool.name):
+        async with _progress(ctx, tool.name):
             body, failed = await _answer(gateway, tool, arguments or {})
         result: dict[str, Any] = {
             "content": [{"type": "text", "text": body.decode()}],
@@ -151,7 +151,7 @@ def build_server(gateway: Gateway, *, finished: bool) -> Server[Any]:
         }
         if failed:
             result["isError"] = True
-        if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
             result["resultType"] = "complete"
             result["_meta"] = {SERVER_INFO_META_KEY: server.server_info_stamp}
         return result

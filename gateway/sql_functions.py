@@ -25,7 +25,8 @@ WITH ext AS MATERIALIZED (
     greatest(p.provolatile::text, s.volatility) AS volatility, p.prosecdef OR coalesce(s.definer, false) AS definer,
     x.extname,
     p.pronargs > 0 AND p.pronargs - p.pronargdefaults <= 1 AND t.typname <> 'internal' AS one,
-    p.pronargs > 0 AND p.pronargs - p.pronargdefaults <= 1 AND t.typtype IN ('c', 'p') AS takes_row
+    CASE WHEN p.pronargs = 0 OR p.pronargs - p.pronargdefaults > 1 THEN NULL WHEN t.typtype = 'c' THEN t.typname::text
+      WHEN t.typtype = 'p' AND t.typname NOT IN ('internal', 'cstring') THEN '*' END AS takes_row
   FROM pg_catalog.pg_proc p
   LEFT JOIN ext x ON x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.objid = p.oid
   LEFT JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0]
@@ -37,18 +38,18 @@ WITH ext AS MATERIALIZED (
   ) s ON true
   WHERE p.prokind <> 'p'
   UNION ALL
-  SELECT t.typnamespace, t.typname::text, 't', 's', false, x.extname, true, false
+  SELECT t.typnamespace, t.typname::text, 't', 's', false, x.extname, true, NULL
   FROM pg_catalog.pg_type t
   LEFT JOIN ext x ON x.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND x.objid = t.oid
   WHERE t.typtype IN ('b', 'd', 'e', 'r', 'm') AND t.typcategory <> 'A'
 )
 SELECT n.nspname::text AS schema, f.name, min(f.kind) AS kind, max(f.volatility) AS volatility,
   bool_or(f.definer) AS security_definer, f.extname AS extension, bool_or(f.one) AS one_argument,
-  coalesce(bool_or(f.takes_row), false) AS row_argument, NULL::text AS calls
+  array_remove(array_agg(DISTINCT f.takes_row), NULL) AS row_of, NULL::text AS calls
 FROM f JOIN pg_catalog.pg_namespace n ON n.oid = f.ns
 GROUP BY n.nspname, f.name, f.extname, f.kind = 't'
 UNION ALL
-SELECT n.nspname::text, o.oprname::text, 'o', p.provolatile::text, p.prosecdef, x.extname, false, false,
+SELECT n.nspname::text, o.oprname::text, 'o', p.provolatile::text, p.prosecdef, x.extname, false, '{}'::text[],
   pn.nspname || '.' || p.proname
 FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
 JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode JOIN pg_catalog.pg_namespace pn ON pn.oid = p.pronamespace
@@ -64,7 +65,7 @@ class FunctionEntry:
 
     kind: f function, a aggregate, w window function, t type (a cast written as a call), o operator.
     volatility: i immutable, s stable, v volatile. one_argument: an overload can be called as `value.name`;
-    row_argument: with a row as that value. calls: the function behind an operator, as `schema.name`.
+    row_of: the relations whose rows fit as that value, `*` any. calls: the function behind an operator, as `schema.name`.
     """
 
     schema: str
@@ -74,7 +75,7 @@ class FunctionEntry:
     security_definer: bool = False
     extension: str | None = None
     one_argument: bool = False
-    row_argument: bool = False
+    row_of: Sequence[str] = ()
     calls: str | None = None
 
 
@@ -83,11 +84,14 @@ class FunctionCatalog:
     """The functions and operators of one database, by name.
 
     complete: whether this came from the database itself, so that a name that is missing does not exist.
-    relations: the catalogue relations of PostgreSQL. settings: all of its settings.
+    relations: the catalogue relations of PostgreSQL. settings: all of its settings. calm, calm_operators: built-in
+    names that nobody in any schema has given to something volatile or SECURITY DEFINER; most names in a query.
     """
 
     functions: Mapping[str, Sequence[FunctionEntry]]
     operators: Mapping[str, Sequence[FunctionEntry]]
+    calm: Collection[str]
+    calm_operators: Collection[str]
     relations: Collection[str]
     settings: Collection[str]
     complete: bool
@@ -136,10 +140,21 @@ class FunctionCatalog:
         return cls(
             functions=functions,
             operators=operators,
+            calm=_calm(functions),
+            calm_operators=_calm(operators),
             relations=frozenset(known["relations"].split()),
             settings=frozenset(known["settings"].split()),
             complete=complete,
         )
+
+
+def _calm(named: Mapping[str, Sequence[FunctionEntry]]) -> frozenset[str]:
+    return frozenset(
+        name
+        for name, entries in named.items()
+        if any(entry.schema == "pg_catalog" for entry in entries)
+        and not any(entry.volatility == "v" or entry.security_definer for entry in entries)
+    )
 
 
 def _visible(entries: Sequence[FunctionEntry], schema: str | None, path: Collection[str]) -> list[FunctionEntry]:

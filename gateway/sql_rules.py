@@ -6,13 +6,6 @@ grammar of 18. A node, field, setting or volatile function that is not listed he
 
 from __future__ import annotations
 
-# --- Input. PostgreSQL's own lexer needs 9 s for 200 kB of nested `/*`, uninterruptibly.
-MOST_BYTES = 100_000
-MOST_COMMENT_OPENINGS = 100
-MOST_NODES = 300_000
-
-ONE_STATEMENT = "send one SELECT, VALUES, TABLE, EXPLAIN of a SELECT, or SHOW"
-
 # --- Statements that are told apart: node -> (rule, what to do instead). All others are just not reads.
 _WRITE = "nothing can be written here; to see what it would touch, SELECT the rows with the same conditions"
 _DDL = "objects cannot be made or changed here; describe_table and the pg_catalog views show what exists"

@@ -16,7 +16,7 @@ from gateway.errors import GatewayError
 
 _SUGGEST_S: Final = 1.0
 # Whatever quotation marks the server's language uses.
-_QUOTED: Final = re.compile(r"[\"'«„“‘»](.+?)[\"'«»“”’]")
+_QUOTED: Final = re.compile(r"[\"'«„“‘»](.+?)[\"'«»“”’]")  # noqa: RUF001 - these marks are what it looks for
 _TABLES_SQL: Final = """
 SELECT json_agg(q.name)::text FROM (
   SELECT n.nspname || '.' || c.relname AS name

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.demo_data import DATABASES, READER, Environment, load_demo
 from gateway.embedded import EmbeddedServer
-from tests.support.postgres import Database, Pair, chosen_binaries
+from tests.support.postgres import Database, Pair, chosen_binaries, quick_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ SHAPE = """
 @pytest.fixture(scope="module")
 async def demo() -> AsyncIterator[dict[Environment, Database]]:
     """Load all three environments into one server and print the time that each took."""
-    async with EmbeddedServer.create(binaries=chosen_binaries()) as server:
+    async with EmbeddedServer.create(binaries=chosen_binaries(), inside=quick_folder()) as server:
         loaded: dict[Environment, Database] = {}
         for environment in ENVIRONMENTS:
             started = time.perf_counter()

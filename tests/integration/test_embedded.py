@@ -1,4 +1,7 @@
-"""The throw-away server: it starts from either source of programs, guards its door, and leaves nothing behind."""
+"""The throw-away server: it starts from either source of programs, guards its door, and leaves nothing behind.
+
+Just past 400 lines: whatever is started here must also be seen to end, and both need the same few helpers.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from gateway.embedded_binaries import Binaries, find_binaries
 from gateway.embedded_guardian import family
 from gateway.errors import ConfigError
 from tests.support.polling import until
-from tests.support.postgres import certificate, chosen_binaries
+from tests.support.postgres import certificate, chosen_binaries, quick_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +76,12 @@ class Child:
     process: subprocess.Popen[str]
     server_pid: int
     folder: Path
+
+
+@asynccontextmanager
+async def quick_server(**options: Any) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer.create(binaries=chosen_binaries(), inside=quick_folder(), **options) as server:
+        yield server
 
 
 @asynccontextmanager
@@ -164,7 +173,7 @@ async def test_nothing_is_left_after_an_exception() -> None:
     servers = []
 
     async def fail() -> None:
-        async with EmbeddedServer.create(binaries=chosen_binaries()) as server:
+        async with quick_server() as server:
             servers.append((server.folder, server.pid))
             raise RuntimeError("on purpose")
 
@@ -221,7 +230,7 @@ async def test_a_ctrl_c_at_the_terminal_leaves_nothing() -> None:
 
 
 async def test_killing_the_guardian_too_leaves_nothing_after_a_normal_end() -> None:
-    async with EmbeddedServer.create(binaries=chosen_binaries()) as server:
+    async with quick_server() as server:
         assert server.pid is not None
         pids = family(server.pid)
         guardian = int((Path("/proc") / str(server.pid) / "stat").read_text().rpartition(")")[2].split()[1])
@@ -232,7 +241,7 @@ async def test_killing_the_guardian_too_leaves_nothing_after_a_normal_end() -> N
 
 
 async def test_the_server_does_not_hold_its_guardians_pipe() -> None:
-    async with EmbeddedServer.create(binaries=chosen_binaries()) as server:
+    async with quick_server() as server:
         assert server.pid is not None
         ours = descriptors(os.getpid())
         theirs = {name for pid in family(server.pid) for name in descriptors(pid)}
@@ -242,8 +251,10 @@ async def test_the_server_does_not_hold_its_guardians_pipe() -> None:
 
 
 async def test_several_servers_live_side_by_side() -> None:
-    create = EmbeddedServer.create
-    async with create(binaries=chosen_binaries()) as first, create(binaries=chosen_binaries()) as second:
+    async with (
+        quick_server() as first,
+        quick_server() as second,
+    ):
         assert first.port != second.port
         assert first.folder != second.folder
         with pytest.raises(asyncpg.InvalidPasswordError):
@@ -252,7 +263,7 @@ async def test_several_servers_live_side_by_side() -> None:
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_a_restart_keeps_port_password_and_rows(mode: StopMode) -> None:
-    async with EmbeddedServer.create(binaries=chosen_binaries()) as server:
+    async with quick_server() as server:
         async with connected(server.dsn()) as connection:
             await connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
         before = server.dsn(), server.pid
@@ -266,7 +277,7 @@ async def test_a_restart_keeps_port_password_and_rows(mode: StopMode) -> None:
 
 
 async def test_a_stopped_server_refuses_and_keeps_its_port() -> None:
-    async with EmbeddedServer.create(binaries=chosen_binaries()) as server:
+    async with quick_server() as server:
         await server.stop()
 
         assert server.pid is None
@@ -275,7 +286,10 @@ async def test_a_stopped_server_refuses_and_keeps_its_port() -> None:
 
 
 async def test_a_paused_server_is_silent_until_it_is_resumed() -> None:
-    async with EmbeddedServer.create(binaries=chosen_binaries()) as server, connected(server.dsn()) as connection:
+    async with (
+        quick_server() as server,
+        connected(server.dsn()) as connection,
+    ):
         server.pause()
         waiting = asyncio.create_task(connection.fetchval("SELECT 42"))
         with pytest.raises(TimeoutError):
@@ -290,7 +304,7 @@ async def test_settings_and_login_rules_are_taken_over() -> None:
     settings = {"work_mem": "8MB", "application_name": "it's \\ here"}
     rules = ["host all all 127.0.0.1/32 trust"]
     async with (
-        EmbeddedServer.create(binaries=chosen_binaries(), settings=settings, hba=rules) as server,
+        quick_server(settings=settings, hba=rules) as server,
         connected(server.dsn(password="not asked for")) as connection,
     ):
         assert await connection.fetchval("SHOW work_mem") == "8MB"
@@ -299,7 +313,7 @@ async def test_settings_and_login_rules_are_taken_over() -> None:
 
 async def test_a_server_that_does_not_start_says_why() -> None:
     with pytest.raises(ConfigError, match="no_such_setting"):
-        async with EmbeddedServer.create(binaries=chosen_binaries(), settings={"no_such_setting": "1"}):
+        async with quick_server(settings={"no_such_setting": "1"}):
             pass
 
 
@@ -376,7 +390,7 @@ def descriptors(pid: int) -> set[str]:
 @asynccontextmanager
 async def tls_server(authority: trustme.CA, folder: Path) -> AsyncIterator[EmbeddedServer]:
     try:
-        async with EmbeddedServer.create(binaries=chosen_binaries(), tls=certificate(authority, folder)) as server:
+        async with quick_server(tls=certificate(authority, folder)) as server:
             yield server
     except ConfigError as error:
         if "SSL is not supported by this build" not in error.message:

@@ -23,6 +23,7 @@ from gateway.embedded_binaries import Binaries, find_binaries
 
 BINARIES_VARIABLE = "PG_TEST_BIN"
 _TEMPLATE = "demo_template"
+_ROOM_BYTES = 2**30
 _READER_PASSWORDS = ("first r@der's password", "second r@der's password")
 _ENVIRONMENTS: tuple[Environment, Environment] = ("local", "azure_dev")
 
@@ -31,6 +32,16 @@ def chosen_binaries() -> Binaries:
     """Return the folder that PG_TEST_BIN names, else what the machine or the wheel has."""
     folder = os.environ.get(BINARIES_VARIABLE)
     return find_binaries(folder=Path(folder) if folder else None)
+
+
+def quick_folder() -> Path | None:
+    """Return a folder in memory if there is a roomy one: a copied database takes 10 ms there, 300 ms on some disks."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        return None
+    state = os.statvfs(memory)
+    is_roomy = state.f_bavail * state.f_frsize >= _ROOM_BYTES
+    return memory if is_roomy and not state.f_flag & os.ST_NOEXEC else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +113,10 @@ class Servers:
     async def run(cls) -> AsyncIterator[Servers]:
         binaries = chosen_binaries()
         async with AsyncExitStack() as stack:
-            started = [await stack.enter_async_context(EmbeddedServer.create(binaries=binaries)) for _ in _ENVIRONMENTS]
+            started = [
+                await stack.enter_async_context(EmbeddedServer.create(binaries=binaries, inside=quick_folder()))
+                for _ in _ENVIRONMENTS
+            ]
             servers = cls(*started)
             for server, environment, password in zip(started, _ENVIRONMENTS, _READER_PASSWORDS, strict=True):
                 await load_demo(server, environment, reader_password=password, database=_TEMPLATE)
@@ -110,7 +124,7 @@ class Servers:
 
     @asynccontextmanager
     async def copy(self) -> AsyncIterator[Pair]:
-        """Copy both templates (tens of milliseconds each); the copies are dropped at the end, whoever is connected."""
+        """Copy both templates (see `quick_folder`); the copies are dropped at the end, whoever is connected."""
         number = next(self._numbers)
         async with AsyncExitStack() as stack:
             first = await stack.enter_async_context(self._copy(0, f"first_{number}"))
