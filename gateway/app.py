@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+import orjson
+
 from gateway.config import Config
 from gateway.connect import GatewayConnection
 from gateway.deadline import Deadline
@@ -31,7 +33,7 @@ from gateway.policy import check_rows
 from gateway.pools import Pools, PoolStats
 from gateway.posture import posture_of
 from gateway.profiles import Profile
-from gateway.query import Bounds, ProfileTypes, begin_read_only, catalogue, select_page, text_page
+from gateway.query import Bounds, ProfileTypes, begin_read_only, select_page, text_page
 from gateway.results import ResultPage
 from gateway.snapshot import Snapshot, take_snapshot
 from gateway.sql_functions import FunctionCatalog
@@ -60,6 +62,8 @@ class _ProfileState:
     snapshot: Snapshot | None = None
     snapshot_at: float = 0.0
     verdicts: OrderedDict[str, Judged] = field(default_factory=OrderedDict)
+    # Tables of a large schema by kind, and when they were counted.
+    counts: dict[str, tuple[float, dict[str, int]]] = field(default_factory=dict)
     refresh: asyncio.Task[None] | None = None
 
 
@@ -78,7 +82,11 @@ class Reading:
         """Return what one of our own statements answers, parsed from JSON. One round trip when warm."""
         if self.state.snapshot is not None and self.state.snapshot.shadowed_path is not None:
             await self.begin()
-        return await catalogue(self.connection, sql, *arguments)
+        text = await self.connection.fetchval(sql, *arguments)
+        if text is None:
+            return None
+        self.record.answer_bytes = len(text)
+        return orjson.loads(text)
 
     async def begin(self) -> None:
         """Open the read-only transaction for the caller's statement; ends one that is open."""
@@ -107,7 +115,7 @@ class Reading:
     ) -> ResultPage:
         """Return a page of a SELECT that is known to be one."""
         await self.begin()
-        return await select_page(
+        page = await select_page(
             self.connection,
             statement,
             arguments,
@@ -117,6 +125,13 @@ class Reading:
             begin=self.begin,
             key=key,
         )
+        return self._noted(page)
+
+    def _noted(self, page: ResultPage) -> ResultPage:
+        """Write in the call's record what the page holds."""
+        self.record.rows, self.record.truncated = page.row_count, page.truncated_by is not None
+        self.record.answer_bytes = len(page.rows)
+        return page
 
     async def caller_statement(self, query: str, arguments: Sequence[Any], *, rows: int) -> ResultPage:
         """Judge a caller's statement and return its page."""
@@ -131,7 +146,7 @@ class Reading:
             if judged.kind == "select":
                 return await self.select(judged.sql, arguments, rows=rows, reads_star=judged.reads_star)
             await self.begin()
-            return await text_page(self.connection, judged.sql, arguments, bounds=self.bounds(rows))
+            return self._noted(await text_page(self.connection, judged.sql, arguments, bounds=self.bounds(rows)))
         except Exception as error:
             ours = from_statement(error, profile=self.profile.name, offset=judged.offset)
             await with_near_names(ours, self.connection, judged.relations, deadline=self.deadline)

@@ -6,11 +6,13 @@ What a command needs is imported when it runs: `serve` must answer before anythi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -26,16 +28,25 @@ app = typer.Typer(
     name="pg-gateway",
     help="One read-only MCP server over several PostgreSQL databases.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain text reads well in any width, and in a log
 )
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="The profiles.toml to use; else PG_GATEWAY_CONFIG, else ./profiles.toml."),
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="The profiles.toml to use. Left out: what PG_GATEWAY_CONFIG names, else ./profiles.toml, else the one in "
+        "the user's configuration folder.",
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _DEFAULT_ADDRESS: Final = "127.0.0.1:8765"
+_BACKLOG: Final = 2048
+_LAST_ANSWERS_S: Final = 5
 _FAILED: Final = 1
 _MISUSED: Final = 2
 
@@ -72,6 +83,15 @@ def _config(path: Path | None) -> Config:
         raise typer.Exit(_MISUSED) from None
 
 
+def _on_signals(react: Callable[[], object]) -> None:
+    """Let SIGTERM and SIGINT ask for an orderly end instead of cutting the process off."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Windows has no such thing; Ctrl-C raises KeyboardInterrupt there.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, react)
+
+
 def _run(work: Coroutine[Any, Any, int]) -> None:
     """Run a command to its exit code, on uvloop where there is one."""
     try:
@@ -88,7 +108,7 @@ def _run(work: Coroutine[Any, Any, int]) -> None:
     raise typer.Exit(code)
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback form
+def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"pg-gateway {__version__}")
         raise typer.Exit
@@ -100,29 +120,44 @@ def _main(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """One read-only MCP server over several PostgreSQL databases."""
+    """One read-only MCP server over several PostgreSQL databases.
+
+    The databases are named in profiles.toml, or by environment variables such as DATABASE_URL.
+    """
 
 
-@app.command()
+@app.command(short_help="Serve MCP over stdio or HTTP.")
 def serve(
     http: Annotated[
         str | None,
-        typer.Option("--http", metavar="[HOST:PORT]", help=f"Streamable HTTP at /mcp; alone: {_DEFAULT_ADDRESS}."),
+        typer.Option(
+            "--http",
+            metavar="[HOST:PORT]",
+            help=f"Serve Streamable HTTP at http://HOST:PORT/mcp instead of stdio; alone, {_DEFAULT_ADDRESS}. Port 0 "
+            "takes a free one.",
+        ),
     ] = None,
     config: ConfigOption = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option("--allowed-host", help="A Host header to believe besides the address itself; repeatable."),
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="Another name under which clients may reach the address, as behind a proxy; repeatable.",
+        ),
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without a bearer token.")
-    ] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error; to stderr.")] = "info",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a bearer token.")] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(metavar="LEVEL", help="How much goes to stderr: debug, info, warning or error."),
+    ] = "info",
 ) -> None:
     """Serve MCP to one client over stdin and stdout, or to many over HTTP.
 
-    No database is connected to before it is first asked. Over HTTP, an address that other machines can reach needs a
-    bearer token in PG_GATEWAY_TOKEN.
+    Starting connects to no database: that happens with the first call to each. Over HTTP, an address that other
+    machines can reach needs a bearer token in the variable PG_GATEWAY_TOKEN.
+
+    It runs until its client closes stdin, or until SIGTERM or Ctrl-C.
     """
     from gateway.config_keys import written
 
@@ -151,7 +186,7 @@ def _check_exposure(host: str, *, token: str | None, insecure: bool) -> None:
         return
     typer.echo(
         f"--http {host}: other machines can reach this address. Set PG_GATEWAY_TOKEN to a bearer token that clients "
-        "must send, or say --insecure if something else guards it.",
+        "have to send, or say --insecure if something else guards it.",
         err=True,
     )
     raise typer.Exit(_MISUSED)
@@ -179,7 +214,11 @@ async def _serve_stdio(config: Config) -> int:
     async with Gateway(config, environ=os.environ, observers=[log_record]) as gateway:
         server, plain = build_server(gateway, finished=True), build_server(gateway, finished=False)
         _settle()
-        await serve_stdio(server, plain)
+        logging.getLogger("gateway").info("serving MCP on stdin and stdout")
+        serving = asyncio.create_task(serve_stdio(server, plain))
+        _on_signals(serving.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
     return 0
 
 
@@ -199,44 +238,66 @@ async def _serve_http(config: Config, *, host: str, port: int, token: str | None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)
     except OSError as error:
-        typer.echo(f"--http {host}:{port}: cannot listen there: {error.strerror}", err=True)
+        listener.close()
+        typer.echo(f"--http {_shown(host, port)}: cannot listen there: {error.strerror}", err=True)
         return _FAILED
     async with Gateway(config, environ=os.environ, observers=[log_record]) as gateway:
-        web = build_http_app(
-            build_server(gateway, finished=True), host=host, token=token, allowed_hosts=allowed_hosts
-        )
+        web = build_http_app(build_server(gateway, finished=True), host=host, token=token, allowed_hosts=allowed_hosts)
         server = uvicorn.Server(
-            uvicorn.Config(web, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+            uvicorn.Config(
+                web,
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=_LAST_ANSWERS_S,
+            )
         )
-        bound = listener.getsockname()
-        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        logging.getLogger("gateway").info("serving MCP at http://%s:%d/mcp", shown, bound[1])
+        # uvicorn's own handlers would end the process before the pools are closed.
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign] # uvicorn has no setting for it
+        _on_signals(lambda: server.handle_exit(signal.SIGINT, None))
+        logging.getLogger("gateway").info("serving MCP at http://%s/mcp", _shown(*listener.getsockname()[:2]))
         _settle()
         await server.serve(sockets=[listener])
     return 0
 
 
-@app.command()
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@app.command(short_help="List the profiles.")
 def profiles(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """List the profiles: where they point, as whom, how encrypted, and which one is active."""
+    """List the profiles: where they point, as whom, how encrypted, and which one is active.
+
+    Nothing is connected to, and no password is shown.
+    """
     from gateway.display import show_profiles
 
     loaded = _config(config)
     show_profiles(loaded, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Connect hop by hop and say where it fails.")
 def check(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[PROFILE]…", help="Profiles; none: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="PROFILE", help="The profiles to check. Left out: all of them.")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for each hop.", min=0.1, max=300)] = 10.0,
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for a role that can only read.")] = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Seconds for each hop, 0.1 to 300.", min=0.1, max=300)
+    ] = 10.0,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print, for each profile, the SQL of a role that can only read.")
+    ] = False,
 ) -> None:
-    """Connect and say, hop by hop, how far it gets: DNS, TCP, TLS, login, server, session, and what the role may write.
+    """Connect hop by hop and say how far it gets, and what the role may do besides reading.
 
-    Exits with 1 when a hop of any profile failed.
+    The hops are configuration, DNS, TCP, TLS, login, server, session and rights; the first one that fails is the
+    last one tried. The exit code is 1 when a hop failed, and 0 with warnings.
     """
     from gateway.display import show_check
 
@@ -249,18 +310,30 @@ def check(
     _run(show_check(chosen, environ=os.environ, as_json=as_json, timeout_s=timeout, with_sql=sql))
 
 
-@app.command()
+@app.command(short_help="Run one read-only statement.")
 def query(
-    sql: Annotated[str, typer.Argument(help="One read-only statement.")],
-    profile: Annotated[str | None, typer.Option("--profile", "-p", help="Profile; left out: the active one.")] = None,
-    format_: Annotated[Literal["table", "json", "csv"], typer.Option("--format", "-f", help="Form.")] = "table",
-    limit: Annotated[int, typer.Option(help="Most rows.", min=1)] = 100,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="The statement; - reads it from stdin.")],
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", "-p", metavar="NAME", help="The profile to ask. Left out: the active one."),
+    ] = None,
+    format_: Annotated[
+        Literal["table", "json", "csv"],
+        typer.Option("--format", "-f", metavar="FORMAT", help="How to print the rows: table, json or csv."),
+    ] = "table",
+    limit: Annotated[int, typer.Option(metavar="ROWS", help="The most rows to print.", min=1)] = 100,
     config: ConfigOption = None,
 ) -> None:
-    """Run one read-only statement, by the same path as the tool `execute_query`."""
+    """Run one read-only statement, by the same path as the tool `execute_query`.
+
+    Rows go to stdout, all else to stderr, but an error goes to stdout with `--format json`. The exit code is 1 when
+    the statement failed.
+    """
     from gateway.display import show_query
 
-    _start_logging("warning")
+    _start_logging("error")
+    if sql == "-":
+        sql = sys.stdin.read()
     _run(_query(_config(config), sql, profile=profile, form=format_, limit=limit, show=show_query))
 
 
@@ -286,12 +359,19 @@ async def _query(config: Config, sql: str, *, profile: str | None, form: str, li
     return 0
 
 
-@app.command()
+@app.command(short_help="Try it all on three throw-away servers.")
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="Exit after the calls; non-zero if one failed.")] = False,
-    http: Annotated[str, typer.Option("--http", help="HOST:PORT to serve on.")] = _DEFAULT_ADDRESS,
+    once: Annotated[
+        bool, typer.Option("--once", help="End after the calls; the exit code is 1 when one of them failed.")
+    ] = False,
+    http: Annotated[
+        str, typer.Option("--http", metavar="HOST:PORT", help="Where to serve; a free port if it is taken.")
+    ] = _DEFAULT_ADDRESS,
 ) -> None:
-    """Start three throw-away PostgreSQL servers with a web shop in them, serve them, and call each tool once."""
+    """Start three throw-away PostgreSQL servers with a web shop in them, serve them, and call each tool once.
+
+    It goes on serving until Ctrl-C, which removes everything. No profiles.toml is read.
+    """
     from gateway.demo import run_demo
 
     host, port = _address(http)

@@ -15,8 +15,13 @@ from gateway.pg_types import TypeInfo
 # A number of 16 digits or more where jsonb's text can only hold a number. jsonb writes no exponents.
 _LONG_NUMBER_IN_JSONB: Final = r"(^|[:\[,] ?)-?[0-9][0-9.]{15,}"
 _LONG_NUMBER_IN_ARRAY: Final = r"[0-9.]{16,}"
-_NOT_FOR_JSONB: Final = r"\\u0000|\\ud[89a-f]|[0-9]e[-+]?[0-9]"
-_LEAST_CELL_BYTES: Final = 16
+# What jsonb cannot hold, or writes in another way; in a string it only costs the reader a second parse.
+_NOT_FOR_JSONB: Final = r"\\u0000|\\ud[89a-f]|(^|[:[,])[[:space:]]*-?[0-9.]+e[-+]?[0-9]"
+# Readers of JSON give up on deep nesting: pydantic at 200 levels, orjson at 1024.
+_DEPTH: Final = 100
+# Casting json to jsonb needs stack; what may be deeper than this is not looked into.
+_BRACKETS: Final = 1000
+_LEAST_CELL_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,49 +53,86 @@ def _bounded(text: str, whole: str, cell: int) -> str:
 
 def _array(column: str, text: str, cell: int, exact: str) -> str:
     # A literal that starts with [ has lower bounds other than 1, which JSON cannot say.
-    whole = (
-        f"CASE WHEN {text} LIKE '[%'{exact} THEN to_json({text})::text ELSE array_to_json({column})::text END"
-    )
+    whole = f"CASE WHEN {text} LIKE '[%'{exact} THEN to_json({text})::text ELSE array_to_json({column})::text END"
     return _bounded(text, whole, cell)
 
 
-def _json_as_written(column: str) -> str:
+def _is_deep(value: str, text: str) -> str:
+    """Return SQL that says whether a jsonb value is nested too deeply for some readers."""
+    return f"({_brackets(text)}>{_DEPTH} AND jsonb_path_exists({value},'$.**{{{_DEPTH}}}'))"
+
+
+def _brackets(text: str) -> str:
+    return f"length({text})-length(translate({text},'[{{',''))"
+
+
+def _jsonb(column: str, text: str) -> str:
+    """Return SQL that embeds a `jsonb` value, or its text where JSON within JSON would be misread.
+
+    A string is one because text stands for JSON text, null because it would be taken for NULL, a key of ours because
+    it would be taken for the mark of a cut value.
+    """
+    t = text
+    return (
+        f"CASE WHEN jsonb_typeof({column}) IN ('string','null') OR {t} ~ '{_LONG_NUMBER_IN_JSONB}' "
+        f"OR strpos({t},'\"$cut\"')>0 OR {_is_deep(column, t)} THEN to_json({t})::text ELSE {t} END"
+    )
+
+
+def _json_as_written(column: str, text: str) -> str:
     """Return SQL that embeds a `json` value only when a reader of JSON gets back what was stored.
 
     A repeated key makes the jsonb form shorter, so equal lengths mean that there is none; other white space than
     PostgreSQL's own makes it longer. What jsonb cannot hold must not reach the cast: it would fail the page.
     """
-    t = f"{column}::text"
+    t = text
     plain = f"length(replace(replace({t},', ',','),': ',':'))"
     normal = f"length(replace(replace({column}::jsonb::text,', ',','),': ',':'))"
     return (
-        f"CASE WHEN {t} ~* '{_NOT_FOR_JSONB}' OR json_typeof({column})='string' OR {t} ~ '{_LONG_NUMBER_IN_JSONB}' "
-        f"THEN to_json({t})::text WHEN {plain}={normal} THEN {t} ELSE to_json({t})::text END"
+        f"CASE WHEN {t} ~* '{_NOT_FOR_JSONB}' OR json_typeof({column}) IN ('string','null') "
+        f"OR {t} ~ '{_LONG_NUMBER_IN_JSONB}' OR strpos({t},'\"$cut\"')>0 OR {_brackets(t)}>{_BRACKETS} "
+        f"THEN to_json({t})::text "
+        f"WHEN {plain}={normal} AND NOT {_is_deep(f'{column}::jsonb', t)} THEN {t} ELSE to_json({t})::text END"
     )
 
 
-def cell_sql(column: str, kind: TypeInfo, cell: int) -> str:  # noqa: C901, PLR0912 - a table: one case a family
-    """Return SQL that writes `column` as JSON text of about `cell` bytes at most, NULL for NULL."""
+def text_sql(column: str, kind: TypeInfo) -> str | None:
+    """Return SQL for the text of `column` where writing it costs something, so that it is done once; else None."""
+    match kind.family:
+        case "numeric" | "json" | "jsonb" | "array" | "array_exact":
+            return f"{column}::text"
+        case "array_literal" | "output":
+            # The output function and never a cast: a cast could be somebody's own function.
+            return f"CASE WHEN num_nulls({column})=0 THEN format('%s',{column}) END"
+        case _:
+            return None
+
+
+def cell_sql(column: str, kind: TypeInfo, cell: int, *, text: str | None = None) -> str:  # noqa: C901, PLR0912 - a table: one case a family
+    """Return SQL that writes `column` as JSON text of about `cell` bytes at most, NULL for NULL.
+
+    text: what holds its `text_sql`.
+    """
     c = column
-    written = f"CASE WHEN num_nulls({c})=0 THEN format('%s',{c}) END"
+    t = text or text_sql(column, kind) or f"{c}::text"
     match kind.family:
         case "integer" | "boolean":
-            return f"{c}::text"
+            return t
         case "bigint":
-            return f"CASE WHEN {c} BETWEEN -9007199254740991 AND 9007199254740991 THEN {c}::text ELSE {_quoted(c)} END"
+            return f"CASE WHEN {c} BETWEEN -9007199254740991 AND 9007199254740991 THEN {t} ELSE {_quoted(c)} END"
         case "float":
-            return f"CASE WHEN {c} IN ('NaN','Infinity','-Infinity') THEN {_quoted(c)} ELSE {c}::text END"
+            return f"CASE WHEN {c} IN ('NaN','Infinity','-Infinity') THEN {_quoted(c)} ELSE {t} END"
         case "numeric":
             # Fifteen digits survive a double (IEEE 754 binary64, DBL_DIG); NaN and infinities are not below 1e15.
-            short = f"length({c}::text)<=16 AND abs({c})<1e15"
-            return f"CASE WHEN {short} THEN {c}::text ELSE {_bounded(f'{c}::text', _quoted(c), cell)} END"
+            short = f"length({t})<=16 AND abs({c})<1e15"
+            return f"CASE WHEN {short} THEN {t} ELSE {_bounded(t, _quoted(t), cell)} END"
         case "moment":
             return f"to_json({c})::text"
         case "plain":
             # Only bit strings can be long.
-            return _bounded(f"{c}::text", _quoted(c), cell)
+            return _bounded(t, _quoted(c), cell)
         case "text":
-            return _bounded(f"{c}::text", f"to_json({c}::text)::text", cell)
+            return _bounded(t, f"to_json({t})::text", cell)
         case "bytea":
             octets = cell * 3 // 4
             encoded = f"replace(encode(substring({c} FROM 1 FOR {octets}),'base64'),chr(10),'')"
@@ -99,34 +141,58 @@ def cell_sql(column: str, kind: TypeInfo, cell: int) -> str:  # noqa: C901, PLR0
                 f"""ELSE '{{"$cut":"'||{encoded}||'","$bytes":'||octet_length({c})||'}}' END"""
             )
         case "jsonb":
-            whole = (
-                f"CASE WHEN jsonb_typeof({c})='string' OR {c}::text ~ '{_LONG_NUMBER_IN_JSONB}' "
-                f"THEN to_json({c}::text)::text ELSE {c}::text END"
-            )
-            return _bounded(f"{c}::text", whole, cell)
+            return _bounded(t, _jsonb(c, t), cell)
         case "json":
-            return _bounded(f"{c}::text", _json_as_written(c), cell)
+            return _bounded(t, _json_as_written(c, t), cell)
         case "array":
-            return _array(c, f"{c}::text", cell, "")
+            return _array(c, t, cell, "")
         case "array_exact":
-            return _array(c, f"{c}::text", cell, f" OR {c}::text ~ '{_LONG_NUMBER_IN_ARRAY}'")
+            return _array(c, t, cell, f" OR {t} ~ '{_LONG_NUMBER_IN_ARRAY}'")
         case "array_literal" | "output":
-            return _bounded(written, f"to_json({written})::text", cell)
+            return _bounded(t, f"to_json({t})::text", cell)
 
 
-def _source(statement: str, columns: Sequence[PageColumn], *, by_name: bool) -> tuple[list[str], str]:
-    """Return how the columns of `statement` are addressed, and the FROM item that holds it.
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A FROM item: how it addresses each column, and the text of those whose text costs something."""
+
+    sql: str
+    cells: list[str]
+    texts: list[str | None]
+
+
+def _source(statement: str, columns: Sequence[PageColumn], *, by_name: bool, limit: str) -> _Source:
+    """Return the caller's statement as a FROM item of at most `limit` rows.
 
     Addressed by name, a column that is added, dropped or renamed behind a `*` makes the statement fail to parse,
     where numbering would answer with yesterday's columns; the condition itself is folded away by the planner.
     """
-    if not by_name:
+    if by_name:
+        names = ['"' + column.name.replace('"', '""') + '"' for column in columns]
+    else:
         names = [f"c{i}" for i in range(len(columns))]
-        aliases = f"({','.join(names)})" if names else ""
-        return [f"_q.{name}" for name in names], f"(\n{statement}\n) AS _q{aliases}"
-    cells = ['_q."' + column.name.replace('"', '""') + '"' for column in columns]
-    same = f"VALUES (_q.*),({','.join(cells)})"
-    return cells, f"(\n{statement}\n) AS _q WHERE true OR EXISTS ({same})"
+    taken = {column.name for column in columns}
+    prefix = next(p for p in ("t", "text", *(f"text{i}" for i in range(2000))) if not _is_taken(p, taken))
+    texts: list[str | None] = []
+    extras = []
+    for i, (name, column) in enumerate(zip(names, columns, strict=True)):
+        text = text_sql(f"_s.{name}", column.type)
+        texts.append(f"_q.{prefix}{i}" if text is not None else None)
+        if text is not None:
+            extras.append(f",{text} AS {prefix}{i}")
+    # The text stands on lines of its own so that a trailing comment cannot swallow what follows. LIMIT keeps the
+    # planner from merging the levels: an expression of the caller's is computed once, however often a cell names it.
+    aliases = f"({','.join(names)})" if names and not by_name else ""
+    sql = f"(SELECT _s.*{''.join(extras)} FROM (\n{statement}\n) AS _s{aliases} LIMIT {limit}::bigint) AS _q"
+    cells = [f"_q.{name}" for name in names]
+    if by_name:
+        every = ",".join([*cells, *(text for text in texts if text is not None)])
+        sql += f" WHERE true OR EXISTS (VALUES (_q.*),({every}))"
+    return _Source(sql, cells, texts)
+
+
+def _is_taken(prefix: str, names: set[str]) -> bool:
+    return any(name.startswith(prefix) and name[len(prefix) :].isdigit() for name in names)
 
 
 def page_sql(
@@ -146,11 +212,13 @@ def page_sql(
     columns whose values, as text, are returned for the last row that was kept.
     """
     wanted, fetched, budget = (f"${first_param + i}" for i in range(3))
-    # The text stands on lines of its own so that a trailing comment cannot swallow what follows.
-    addresses, source = _source(statement, columns, by_name=by_name)
+    source = _source(statement, columns, by_name=by_name, limit=fetched)
     cell = max(_LEAST_CELL_BYTES, cell_bytes)
-    cells = ",".join(cell_sql(name, column.type, cell) for name, column in zip(addresses, columns, strict=True))
-    last = f",ARRAY[{','.join(f'({addresses[place]})::text' for place in key)}]::text[] AS k" if key else ""
+    cells = ",".join(
+        cell_sql(name, column.type, cell, text=text)
+        for name, text, column in zip(source.cells, source.texts, columns, strict=True)
+    )
+    last = f",ARRAY[{','.join(f'({source.cells[place]})::text' for place in key)}]::text[] AS k" if key else ""
     pass_key = ",k" if key else ""
     answer_key = ",(array_agg(array_to_json(k)::text ORDER BY n DESC) FILTER (WHERE j IS NOT NULL))[1]" if key else ""
     return (
@@ -158,8 +226,8 @@ def page_sql(
         f"SELECT n,octet_length(j) AS b,CASE WHEN n<={wanted}::bigint AND (n=1 OR s<={budget}::bigint) "
         f"THEN j END AS j{pass_key} FROM ("
         f"SELECT j{pass_key},row_number() OVER w AS n,sum(octet_length(j)+1) OVER w AS s FROM ("
-        f"SELECT '['||array_to_string(ARRAY[{cells}]::text[],',','null')||']' AS j{last} FROM {source} "
-        f"LIMIT {fetched}::bigint) AS _r WINDOW w AS (ROWS UNBOUNDED PRECEDING)) AS _w "
+        f"SELECT '['||array_to_string(ARRAY[{cells}]::text[],',','null')||']' AS j{last} FROM {source.sql}"
+        ") AS _r WINDOW w AS (ROWS UNBOUNDED PRECEDING)) AS _w "
         # The row that crosses the bound, or that follows a first row which alone is past it, is seen but not kept.
         f"WHERE s-octet_length(j)-1<={budget}::bigint OR n=2) AS _p"
     )

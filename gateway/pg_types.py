@@ -57,7 +57,7 @@ _ROWS: Final[tuple[tuple[int, str, int, Family], ...]] = (
     (30, "oidvector", 1013, "output"),
     (30, "oidvector", 1013, "output"),
     (114, "json", 199, "json"),
-    (142, "xml", 143, "output"),
+    (142, "xml", 143, "text"),  # its output function leaves the declaration out, its cast to text does not
     (194, "pg_node_tree", 0, "output"),
     (600, "point", 1017, "output"),
     (601, "lseg", 1018, "output"),
@@ -132,8 +132,8 @@ _ROWS: Final[tuple[tuple[int, str, int, Family], ...]] = (
 
 _EXACT_ELEMENTS: Final = frozenset({"bigint", "numeric"})
 _LITERAL_ELEMENTS: Final = frozenset({"json", "jsonb"})
-# Pseudo-types and vectors whose arrays have no JSON form of their own.
-_LITERAL_NAMES: Final = frozenset({"record", "anyarray", "int2vector", "oidvector", "cstring"})
+# Pseudo-types and vectors whose arrays have no JSON form of their own; elements of a box[] stand between semicolons.
+_LITERAL_NAMES: Final = frozenset({"record", "anyarray", "int2vector", "oidvector", "cstring", "box"})
 
 
 def array_family(element: Family, element_name: str) -> Family:

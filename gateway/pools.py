@@ -27,9 +27,10 @@ from gateway.profiles import Profile
 
 logger = logging.getLogger(__name__)
 
-# One message: end the transaction, whatever it did, and leave nothing of the caller in the session.
-RESET_SQL: Final = "ROLLBACK; SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
+# Leave nothing of the caller in the session; behind ROLLBACK in the same message where a transaction is open.
+_RESET_SQL: Final = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
 _RESET_S: Final = 2.0
+_NEARLY_FREE_S: Final = 0.3
 # The process number alone could be somebody else's by now; the session's own name tells.
 _TERMINATE_SQL: Final = """
 SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE pid = $1::int AND application_name = $2"""
@@ -67,6 +68,8 @@ class ProfilePool:
         self._dials = asyncio.Semaphore(_DIALS_AT_ONCE)
         self._pool: asyncpg.Pool | None = None
         self._cleaning: set[asyncio.Task[None]] = set()
+        # Those of them after a call that ended well: free in a moment.
+        self._resetting: set[asyncio.Task[None]] = set()
         self._warmer: asyncio.Task[None] | None = None
         self._waiting = 0
         self._holders: dict[int, float] = {}
@@ -118,11 +121,11 @@ class ProfilePool:
 
     async def _acquire(self, deadline: Deadline) -> GatewayConnection:
         pool = await self._made()
-        if self._cleaning and pool.get_idle_size() == 0:
+        if self._resetting and pool.get_idle_size() == 0:
             # A connection that is being reset is free in one round trip; a new one takes six.
-            with contextlib.suppress(TimeoutError):
-                async with deadline.scope(at_most=_RESET_S):
-                    await asyncio.wait(self._cleaning, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                self._resetting, timeout=deadline.left(at_most=_NEARLY_FREE_S), return_when=asyncio.FIRST_COMPLETED
+            )
         self._deadline.set(deadline)
         try:
             async with deadline.scope():
@@ -153,32 +156,37 @@ class ProfilePool:
             raise
         lease = next(self._lease_ids)
         self._holders[lease] = time.monotonic()
+        # A connection that is lost says nothing any more.
+        backend = (connection.get_server_pid(), connection.session_name)
+        owners = [self._cleaning]
         try:
             yield connection
+            owners.append(self._resetting)
         finally:
-            task = asyncio.get_running_loop().create_task(self._clean(connection, lease))
-            self._cleaning.add(task)
-            task.add_done_callback(self._cleaning.discard)
+            task = asyncio.get_running_loop().create_task(self._clean(connection, lease, backend))
+            for owner in owners:
+                owner.add(task)
+                task.add_done_callback(owner.discard)
             self._keep_warm()
 
-    async def _clean(self, connection: GatewayConnection, lease: int) -> None:
+    async def _clean(self, connection: GatewayConnection, lease: int, backend: tuple[int, str]) -> None:
         """Make the connection fit for the next caller, or end it and what still runs behind it."""
         ended = True
         try:
             try:
                 async with asyncio.timeout(_RESET_S):
                     if not connection.is_closed():
-                        await connection.execute(RESET_SQL)
+                        rollback = "ROLLBACK; " if connection.is_in_transaction() else ""
+                        await connection.execute(rollback + _RESET_SQL)
                         await connection.close_evicted()
             except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 # A lost connection takes its backend along; one that does not answer may leave it at work.
                 ended = not isinstance(error, TimeoutError)
                 connection.terminate()
-            pid, name = connection.get_server_pid(), connection.session_name
             with contextlib.suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await self._made().release(cast("Any", connection), timeout=_RESET_S)
             if not ended:
-                await self._end_backend(pid, name)
+                await self._end_backend(*backend)
         finally:
             del self._holders[lease]
             self._permits.release()

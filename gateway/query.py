@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -31,7 +31,9 @@ FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
 WHERE t.oid = ANY($1::oid[])"""
 # What stands around columns and rows: profile, counts, hint.
 _ENVELOPE_BYTES: Final = 768
-_SMALLEST_CELL: Final = 64
+_SMALLEST_CELL: Final = 16
+# {"$cut":"","$bytes":1000000}, and a comma.
+_CUT_MARK_BYTES: Final = 34
 _STALE: Final = ("0A000", "42")
 
 
@@ -48,6 +50,8 @@ class Bounds:
 class _Plan:
     sql: str
     columns: tuple[PageColumn, ...]
+    cell_bytes: int
+    budget: int
     by_name: bool
     expires_at: float
 
@@ -104,12 +108,6 @@ async def begin_read_only(
     await connection.execute(f"BEGIN READ ONLY; {settings}")
 
 
-async def catalogue(connection: Connection, sql: str, *arguments: Any) -> Any:
-    """Return the first value of one of our own statements, parsed from JSON. One round trip when warm."""
-    text = await connection.fetchval(sql, *arguments)
-    return None if text is None else orjson.loads(text)
-
-
 def _describe_columns(page: Sequence[PageColumn]) -> list[dict[str, str]]:
     described = []
     for column in page:
@@ -120,14 +118,18 @@ def _describe_columns(page: Sequence[PageColumn]) -> list[dict[str, str]]:
     return described
 
 
-def _row_budget(columns: list[dict[str, str]], bounds: Bounds) -> int:
+def _too_wide(columns: int, page_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"a row of {columns} columns does not fit into an answer of {page_bytes // 1024} kB",
+        hint="Name the columns you need instead of asking for all.",
+    )
+
+
+def _row_budget(columns: list[dict[str, str]], page_bytes: int) -> int:
     """Return the bytes that are left for rows once the columns are written."""
-    budget = bounds.page_bytes - len(to_json(columns)) - _ENVELOPE_BYTES
-    if budget < bounds.page_bytes // 8:
-        raise TooLarge(
-            f"{len(columns)} columns leave no room for rows within {bounds.page_bytes // 1024} kB",
-            hint="Name the columns you need instead of asking for all.",
-        )
+    budget = page_bytes - len(to_json(columns)) - _ENVELOPE_BYTES
+    if budget < 0:
+        raise _too_wide(len(columns), page_bytes)
     return budget
 
 
@@ -150,17 +152,19 @@ async def _plan_for(
     )
     names = {column.name for column in columns}
     by_name = by_name and 0 < len(names) == len(columns) and "" not in names
-    share = page_bytes // max(1, len(columns))
+    budget = _row_budget(_describe_columns(columns), page_bytes)
+    share = budget // max(1, len(columns)) - _CUT_MARK_BYTES
+    cell = max(_SMALLEST_CELL, min(cell_bytes, share))
     sql = page_sql(
         statement,
         columns,
         first_param=len(described.get_parameters()) + 1,
-        cell_bytes=min(cell_bytes, share),
+        cell_bytes=cell,
         by_name=by_name,
         key=key,
     )
     expires_at = known.clock() + _PLAN_S if keeps or by_name else 0.0
-    return _Plan(sql=sql, columns=columns, by_name=by_name, expires_at=expires_at)
+    return _Plan(sql=sql, columns=columns, cell_bytes=cell, budget=budget, by_name=by_name, expires_at=expires_at)
 
 
 def _truncated(seen: int, kept: int, wanted: int) -> TruncatedBy | None:
@@ -205,15 +209,12 @@ async def select_page(
         return made
 
     async def run(plan: _Plan) -> Any:
-        columns = _describe_columns(plan.columns)
-        budget = _row_budget(columns, bounds)
-        row = await connection.fetchrow(plan.sql, *arguments, str(bounds.rows), str(bounds.rows + 1), str(budget))
-        return columns, budget, row
+        return await connection.fetchrow(plan.sql, *arguments, str(bounds.rows), str(bounds.rows + 1), str(plan.budget))
 
     if plan is None:
         plan = await fresh(by_name=reads_star)
     try:
-        columns, budget, row = await run(plan)
+        row = await run(plan)
     except asyncpg.PostgresError as error:
         if not (was_cached or plan.by_name) or not (error.sqlstate or "").startswith(_STALE):
             raise
@@ -222,10 +223,12 @@ async def select_page(
         known.plans.pop(cache_key, None)
         await begin()
         plan = await fresh(by_name=reads_star and was_cached)
-        columns, budget, row = await run(plan)
-    if row[2] is not None and int(row[2]) > budget and bounds.cell_bytes > _SMALLEST_CELL:
+        row = await run(plan)
+    if row[2] is not None and int(row[2]) > plan.budget:
+        if plan.cell_bytes <= _SMALLEST_CELL:
+            raise _too_wide(len(plan.columns), bounds.page_bytes)
         # Escapes made a single row larger than a page: the same with smaller cells.
-        smaller = Bounds(rows=bounds.rows, cell_bytes=bounds.cell_bytes // 8, page_bytes=bounds.page_bytes)
+        smaller = replace(bounds, cell_bytes=max(_SMALLEST_CELL, plan.cell_bytes // 8))
         return await select_page(
             connection,
             statement,
@@ -236,17 +239,16 @@ async def select_page(
             begin=begin,
             key=key,
         )
-    return _page(plan.columns, columns, row, wanted=bounds.rows, has_key=bool(key))
+    return _page(plan.columns, row, wanted=bounds.rows, has_key=bool(key))
 
 
-def _page(
-    columns: Sequence[PageColumn], described: list[dict[str, str]], row: Any, *, wanted: int, has_key: bool
-) -> ResultPage:
+def _page(columns: Sequence[PageColumn], row: Any, *, wanted: int, has_key: bool) -> ResultPage:
     seen, kept = int(row[0]), int(row[1])
     rows = (row[3] or "").encode()
     if rows and any(column.type.family in ("json", "jsonb") for column in columns):
         # PostgreSQL writes json with spaces; all numbers in it are such that a double keeps them.
         rows = orjson.dumps(orjson.loads(b"[" + rows + b"]"))[1:-1]
+    described = _describe_columns(columns)
     page = ResultPage(columns=described, rows=rows, row_count=kept, truncated_by=_truncated(seen, kept, wanted))
     if has_key and page.truncated_by is not None and row[4] is not None:
         page.next = orjson.loads(row[4])
@@ -261,7 +263,7 @@ async def text_page(connection: Connection, statement: str, arguments: Sequence[
         {"name": a.name, "type": BUILTIN_TYPES[a.type.oid].name if a.type.oid in BUILTIN_TYPES else a.type.name}
         for a in attributes
     ]
-    budget = _row_budget(columns, bounds)
+    budget = _row_budget(columns, bounds.page_bytes)
     rows: list[bytes] = []
     used = 0
     truncated: TruncatedBy | None = None

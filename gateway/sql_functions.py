@@ -65,7 +65,8 @@ class FunctionEntry:
 
     kind: f function, a aggregate, w window function, t type (a cast written as a call), o operator.
     volatility: i immutable, s stable, v volatile. one_argument: an overload can be called as `value.name`;
-    row_of: the relations whose rows fit as that value, `*` any. calls: the function behind an operator, as `schema.name`.
+    row_of: the relations whose rows fit as that value, `*` any. calls: the function behind an operator,
+    as `schema.name`.
     """
 
     schema: str

@@ -31,6 +31,7 @@ from gateway.sql_verdicts import Fault, Rules, setting_fault
 __all__ = ["Judged", "judge", "parse"]
 
 MOST_NODES = 300_000
+_NOWHERE = 1 << 31  # parts of the tree that keep no location, such as FOR UPDATE
 # Nodes start with a capital and fields do not, so that one set holds both.
 _KNOWN = NODES | FIELDS
 # A WITH is queued by `_enter_with`, each CTE with the names that it sees; names are read by the checks.
@@ -149,16 +150,27 @@ def _verb(parsed: Parsed, statement: Node) -> str:
 class _Walk:
     """One pass over every dict and list of a query's tree; collects faults and what the caller wants to know."""
 
-    __slots__ = ("_aliases", "_attributes", "_faults", "_memo", "_parsed", "_rules", "param_count", "reads_star",
-                 "relations")  # fmt: skip
+    __slots__ = (
+        "_attributes",
+        "_faults",
+        "_function_aliases",
+        "_memo",
+        "_parsed",
+        "_row_aliases",
+        "_rules",
+        "param_count",
+        "reads_star",
+        "relations",
+    )  # fmt: skip
 
     def __init__(self, parsed: Parsed, rules: Rules) -> None:
         self._parsed = parsed
         self._rules = rules
         self._faults: list[tuple[int, Fault]] = []
         self._memo: dict[tuple[str, str | None, str], Fault | None] = {}
-        self._attributes: list[tuple[str | None, str, int]] = []
-        self._aliases: set[str] = set()
+        self._attributes: list[tuple[str, str, int, bool]] = []
+        self._function_aliases: set[str] = set()
+        self._row_aliases: dict[str, set[str]] = {}
         self.relations: dict[tuple[str | None, str], None] = {}
         self.reads_star = False
         self.param_count = 0
@@ -191,7 +203,7 @@ class _Walk:
         self._judge_attributes()
         if self._faults:
             location, fault = min(self._faults, key=lambda found: found[0])
-            raise fault.at(self._parsed.position(location))
+            raise fault.at(self._parsed.position(location) if location < _NOWHERE else None)
 
     def explain_options(self, node: Node) -> bool:
         """Check the options of an EXPLAIN; return whether it runs its query."""
@@ -294,6 +306,8 @@ class _Walk:
         is_cte = schema is None and name in scope
         if not is_cte:
             self.relations[schema, name] = None
+            alias = node["alias"]["aliasname"] if "alias" in node else name
+            self._row_aliases.setdefault(alias, set()).add(name)
         self._fault(node.get("location", 0), self._rules.relation_fault(schema, name, is_cte=is_cte))
 
     def column(self, node: Node, _: Scope) -> None:
@@ -302,30 +316,34 @@ class _Walk:
             self.reads_star = True
         elif qualifiers:
             qualifier = qualifiers[-1]["String"]["sval"]
-            self._attributes.append((qualifier, last["String"]["sval"], node.get("location", 0)))
+            self._attributes.append((qualifier, last["String"]["sval"], node.get("location", 0), False))
 
     def indirection(self, node: Node, _: Scope) -> None:
+        fields = node["arg"].get("ColumnRef", {}).get("fields", ())
+        qualifier = "".join(_words(fields)) if len(fields) == 1 else ""
         for name in _words(node["indirection"]):
-            self._attributes.append((None, name, _location(node)))
+            self._attributes.append((qualifier, name, _location(node), True))
+            qualifier = ""
 
     def range_function(self, node: Node, _: Scope) -> None:
         """Remember what a function in FROM is called: `g.name` may then apply a function to a scalar."""
-        self._aliases.add(str(node.get("alias", {}).get("aliasname", "")))
+        self._function_aliases.add(str(node.get("alias", {}).get("aliasname", "")))
         for call in _dicts(node.get("functions", [])):
             for item in _dicts(call.get("List", {}).get("items", [])):
                 if "FuncCall" in item:
-                    self._aliases.add(_words(item["FuncCall"]["funcname"])[-1])
+                    self._function_aliases.add(_words(item["FuncCall"]["funcname"])[-1])
 
     def _judge_attributes(self) -> None:
+        """Judge `a.b` once it is known what `a` is: a row of a relation, what a function returned, or any value."""
         functions = self._rules.catalog.functions
-        relations = {name for _, name in self.relations}
-        for qualifier, name, location in self._attributes:
+        for qualifier, name, location, parenthesised in self._attributes:
             if name not in functions:  # nearly all columns
                 continue
-            scalar = qualifier is None or qualifier in self._aliases
-            key = ("scalar" if scalar else "row", None, name)
+            rows = self._row_aliases.get(qualifier, ())
+            scalar = qualifier in self._function_aliases or (parenthesised and not rows)
+            key = ("scalar" if scalar else "row", qualifier, name)
             if key not in self._memo:
-                self._memo[key] = self._rules.attribute_fault(name, scalar=scalar, relations=relations)
+                self._memo[key] = self._rules.attribute_fault(name, scalar=scalar, relations=rows)
             self._fault(location, self._memo[key])
 
     def parameter(self, node: Node, _: Scope) -> None:
@@ -389,8 +407,8 @@ def _literal(arguments: Sequence[Node] | None) -> str | None:
 
 
 def _location(value: Any) -> int:
-    """Return the first place in the text that a part of the tree names; beyond all places if none does."""
-    found = 1 << 31
+    """Return the first place in the text that a part of the tree names, or _NOWHERE."""
+    found = _NOWHERE
     todo = [value]
     while todo:
         item = todo.pop()

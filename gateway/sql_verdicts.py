@@ -91,7 +91,7 @@ class Rules:
         """Judge `value.name`, which calls a function of that name if the value has no such column.
 
         Users' functions count only if they fit: `scalar` says that the value may be of any type, else it is a row of
-        one of the relations. A column that happens to have the name of somebody's function must stay readable.
+        one of the relations (none: of a sub-select). A column that has the name of somebody's function stays readable.
         """
         for entry in self.catalog.lookup(None, name, search_path=self.path):
             reaches = scalar or entry.schema == "pg_catalog" or entry.extension is not None

@@ -1,7 +1,7 @@
 """The wires: MCP over stdin and stdout, on asyncio pipes of our own.
 
-The SDK's stdio transport hands every line through two threads, which costs more than all the rest of a small call. Where
-the descriptors are no pipes (files, Windows) it serves all the same.
+The SDK's stdio transport hands every line through two threads, which costs more than all the rest of a small call.
+Where the descriptors are no pipes (files, terminals, Windows) it serves all the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,11 +20,26 @@ from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop
 from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCResponse, jsonrpc_message_adapter
+from mcp_types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
+from pydantic import ValidationError
 
 logger = logging.getLogger(__name__)
 
+# Ours or the SDK's, which names the type of its own in a private module only.
+AnyStream = Any
+
 _LINE_BYTES: Final = 16 * 1024 * 1024
+# A client that closes its end of a pipe seldom waits for more; a shell's `printf … | pg-gateway serve` does.
+_LAST_ANSWERS_S: Final = 1.0
 
 
 def encode_message(message: Any) -> bytes:
@@ -34,7 +49,23 @@ def encode_message(message: Any) -> bytes:
     return orjson.dumps(message.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 
-class PipeReader:
+class _Stream:
+    """What the SDK's loop does with either end of a wire besides reading or writing."""
+
+    async def aclose(self) -> None:
+        """Nothing to close: the descriptor outlives the loop."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        await self.aclose()
+        return None
+
+
+class PipeReader(_Stream):
     """The client's messages, one a line, as the SDK's loop takes them."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
@@ -50,7 +81,7 @@ class PipeReader:
                 if not line.strip():
                     raise StopAsyncIteration from None
             except asyncio.LimitOverrunError as error:
-                await self._reader.readexactly(error.consumed)
+                await self._skip_line(error.consumed)
                 return ValueError(f"a message is longer than {_LINE_BYTES} bytes")
             if not line.strip():
                 continue
@@ -59,25 +90,27 @@ class PipeReader:
             except ValueError as error:
                 return error
 
+    async def _skip_line(self, seen: int) -> None:
+        """Drop a line whose first `seen` bytes are buffered: what follows in it must not pass for messages."""
+        while True:
+            await self._reader.readexactly(seen)
+            try:
+                await self._reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError as error:
+                seen = error.consumed
+            except asyncio.IncompleteReadError:
+                return
+            else:
+                return
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> SessionMessage | Exception:
         return await self.receive()
 
-    async def aclose(self) -> None:
-        """Nothing to close: the descriptor outlives the loop."""
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return None
-
-
-class PipeWriter:
+class PipeWriter(_Stream):
     """Our messages, one a line."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
@@ -88,16 +121,103 @@ class PipeWriter:
         self._writer.write(encode_message(item.message) + b"\n")
         await self._writer.drain()
 
-    async def aclose(self) -> None:
-        """Nothing to close: the descriptor outlives the loop."""
 
-    async def __aenter__(self) -> Self:
+class Unanswered:
+    """The requests that have no answer yet."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._changed = asyncio.Event()
+
+    def heard(self, message: Any) -> None:
+        """Take note of what the client sent."""
+        if isinstance(message, JSONRPCRequest):
+            self._ids.add(str(message.id))
+        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            # Nobody waits for these any more.
+            self._ids.discard(str((message.params or {}).get("requestId")))
+
+    def told(self, message: Any) -> None:
+        """Take note of what the client was sent."""
+        if isinstance(message, JSONRPCResponse | JSONRPCError):
+            self._ids.discard(str(message.id))
+            self._changed.set()
+
+    async def none_left(self) -> None:
+        """Wait until all are answered."""
+        while self._ids:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+class PatientReader(_Stream):
+    """A client's messages; the end of them is held back until what it asked for is answered.
+
+    The SDK's loop drops a line that is no message and breaks off all calls at the end. Here the line is answered by
+    an error, and the calls have `last_answers_s` left (None: as long as they take), while the client has not gone away
+    altogether.
+    """
+
+    def __init__(self, inner: AnyStream, writer: PatientWriter, *, last_answers_s: float | None) -> None:
+        self._inner = inner
+        self._writer = writer
+        self._last_answers_s = last_answers_s
+
+    async def receive(self) -> SessionMessage | Exception:
+        """Return the next message; raises StopAsyncIteration at the end."""
+        while True:
+            try:
+                item = await self._inner.__anext__()
+            except StopAsyncIteration:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._last_answers_s):
+                        await self._writer.unanswered.none_left()
+                raise
+            if isinstance(item, SessionMessage):
+                self._writer.unanswered.heard(item.message)
+                return item
+            if (refusal := _malformed(item)) is not None:
+                logger.warning("a line on stdin is no MCP message")
+                await self._writer.send(SessionMessage(refusal))
+
+    def __aiter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return None
+    async def __anext__(self) -> SessionMessage | Exception:
+        return await self.receive()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class PatientWriter(_Stream):
+    """Our messages, with a note of what they answer."""
+
+    def __init__(self, inner: AnyStream) -> None:
+        self._inner = inner
+        self.unanswered = Unanswered()
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Write one message."""
+        await self._inner.send(item)
+        self.unanswered.told(item.message)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _malformed(error: Exception) -> JSONRPCError | None:
+    """Return the answer to a line that is no message, None for an empty one; which id it had cannot be known."""
+    code, message = PARSE_ERROR, f"Parse error: {error}"
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        if first["type"] != "json_invalid":
+            code, message = INVALID_REQUEST, "Not a single JSON-RPC request, notification or response"
+        elif not first["input"].strip():
+            return None
+        else:
+            message = "Parse error: one JSON message a line is expected"
+    return JSONRPCError(jsonrpc="2.0", id=None, error=ErrorData(code=code, message=message))
 
 
 @contextlib.contextmanager
@@ -122,16 +242,23 @@ def _own_descriptors() -> Iterator[tuple[int, int]]:
         os.set_blocking(1, True)
 
 
-async def _pipes(in_fd: int, out_fd: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+@contextlib.asynccontextmanager
+async def _pipes(in_fd: int, out_fd: int) -> AsyncIterator[tuple[PipeReader, PipeWriter]]:
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=_LINE_BYTES)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    await loop.connect_read_pipe(lambda: protocol, os.fdopen(in_fd, "rb", buffering=0, closefd=False))
-    transport, flow = await loop.connect_write_pipe(
+    lines = asyncio.StreamReader(limit=_LINE_BYTES)
+    inward, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(in_fd, "rb", buffering=0, closefd=False)
+    )
+    outward, flow = await loop.connect_write_pipe(
         lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()),
         os.fdopen(out_fd, "wb", buffering=0, closefd=False),
     )
-    return reader, asyncio.StreamWriter(transport, flow, None, loop)
+    try:
+        yield PipeReader(lines), PipeWriter(asyncio.StreamWriter(outward, flow, None, loop))
+    finally:
+        inward.close()
+        # What a client that went away has not read would keep the loop open.
+        outward.abort()
 
 
 def _are_pipes() -> bool:
@@ -140,25 +267,37 @@ def _are_pipes() -> bool:
     if sys.platform == "win32":
         return False
     modes = [os.fstat(fd).st_mode for fd in (0, 1)]
-    return all(stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode) for mode in modes)
+    # Event loops refuse files, and uvloop aborts the process over /dev/null.
+    return all(stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) for mode in modes)
+
+
+async def _serve(
+    server: Server[Any],
+    reader: AnyStream,
+    writer: AnyStream,
+    *,
+    last_answers_s: float | None,
+) -> None:
+    patient = PatientWriter(writer)
+    with contextlib.suppress(ConnectionError):
+        await serve_dual_era_loop(
+            server,
+            PatientReader(reader, patient, last_answers_s=last_answers_s),
+            patient,
+            lifespan_state={},
+            init_options=server.create_initialization_options(),
+        )
 
 
 async def serve_stdio(server: Server[Any], plain: Server[Any]) -> None:
-    """Serve one client on stdin and stdout until it closes stdin.
+    """Serve one client on stdin and stdout until it closes stdin; then what it has asked for is still answered.
 
     server: one whose results are finished JSON; plain: the same for the SDK's transport, where there are no pipes.
     """
     if not _are_pipes():
         async with stdio_server() as (read, write):
-            await plain.run(read, write, plain.create_initialization_options())
+            await _serve(plain, read, write, last_answers_s=None)
         return
     with _own_descriptors() as (in_fd, out_fd):
-        reader, writer = await _pipes(in_fd, out_fd)
-        with contextlib.suppress(ConnectionError):
-            await serve_dual_era_loop(
-                server,
-                PipeReader(reader),
-                PipeWriter(writer),
-                lifespan_state={},
-                init_options=server.create_initialization_options(),
-            )
+        async with _pipes(in_fd, out_fd) as (reader, writer):
+            await _serve(server, reader, writer, last_answers_s=_LAST_ANSWERS_S)

@@ -26,7 +26,6 @@ def _hint(page: ResultPage) -> str | None:
 async def _query(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     page = await reading.caller_statement(arguments["query"], arguments["params"], rows=arguments["limit"])
     page.hint = _hint(page)
-    reading.record.rows, reading.record.truncated = page.row_count, page.truncated_by is not None
     return page.to_dict(reading.profile.name)
 
 

@@ -34,13 +34,13 @@ leaves AS (SELECT * FROM tree WHERE relkind IN ('r', 'm'))"""
     else:
         size = """(SELECT json_build_object('heap', sum(relpages::bigint) * current_setting('block_size')::bigint,
       'is_estimate', true) FROM leaves HAVING count(*) > 0)"""
-    used = "sum(s.{0}) AS {0}"
-    last = "max(greatest(s.last_{0}, s.last_auto{0})) AS {0}"
+    used = "sum(pg_stat_get_{0}(oid)) AS {0}"
+    last = "max(greatest(pg_stat_get_last_{0}_time(oid), pg_stat_get_last_auto{0}_time(oid))) AS {0}"
     return f"""{TARGET_CTE.replace("WITH t", "WITH RECURSIVE t")}, {tree},
-used AS (SELECT {used.format("n_live_tup")}, {used.format("n_dead_tup")}, {used.format("seq_scan")},
-    {used.format("idx_scan")}, {used.format("n_tup_ins")}, {used.format("n_tup_upd")}, {used.format("n_tup_del")},
-    {last.format("vacuum")}, {last.format("analyze")}
-  FROM leaves JOIN pg_stat_all_tables s ON s.relid = leaves.oid),
+used AS (SELECT {used.format("dead_tuples")}, {used.format("numscans")}, {used.format("tuples_inserted")},
+    {used.format("tuples_updated")}, {used.format("tuples_deleted")}, {last.format("vacuum")}, {last.format("analyze")},
+    (SELECT sum(pg_stat_get_numscans(i.indexrelid)) FROM leaves l JOIN pg_index i ON i.indrelid = l.oid) AS index_scans
+  FROM leaves),
 types AS (SELECT format_type(a.atttypid, NULL) AS type, count(*) AS n FROM t JOIN pg_attribute a ON a.attrelid = t.oid
   WHERE a.attnum > 0 AND NOT a.attisdropped GROUP BY 1)
 SELECT json_strip_nulls(json_build_object(
@@ -49,12 +49,12 @@ SELECT json_strip_nulls(json_build_object(
     HAVING count(*) = count(*) FILTER (WHERE reltuples >= 0)),
   'bytes', {size},
   'partitions', CASE WHEN t.relkind = 'p' THEN (SELECT count(*) FROM leaves) END,
-  'dead_rows', NULLIF(used.n_dead_tup, 0),
+  'dead_rows', NULLIF(used.dead_tuples, 0),
   'last_vacuum', {_ISO.format("used.vacuum")}, 'last_analyze', {_ISO.format("used.analyze")},
-  'scans', CASE WHEN used.seq_scan IS NOT NULL THEN
-    json_build_object('sequential', used.seq_scan, 'index', coalesce(used.idx_scan, 0)) END,
-  'changes', CASE WHEN used.n_tup_ins + used.n_tup_upd + used.n_tup_del > 0 THEN json_build_object(
-    'inserted', used.n_tup_ins, 'updated', used.n_tup_upd, 'deleted', used.n_tup_del) END,
+  'scans', CASE WHEN used.numscans IS NOT NULL THEN
+    json_build_object('sequential', used.numscans, 'index', coalesce(used.index_scans, 0)) END,
+  'changes', CASE WHEN used.tuples_inserted + used.tuples_updated + used.tuples_deleted > 0 THEN json_build_object(
+    'inserted', used.tuples_inserted, 'updated', used.tuples_updated, 'deleted', used.tuples_deleted) END,
   'column_types', (SELECT json_object_agg(type, n ORDER BY n DESC, type) FROM types),
   'column_stats', (SELECT json_agg(json_build_object('name', p.attname,
       'null_fraction', NULLIF(round(p.null_frac::numeric, 4), 0),
@@ -65,9 +65,10 @@ SELECT json_strip_nulls(json_build_object(
       FROM pg_stats s JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = s.attname
       WHERE s.schemaname = t.nspname AND s.tablename = t.relname GROUP BY s.attname, a.attnum
       ORDER BY a.attnum LIMIT {_COLUMNS}) AS p),
-  'indexes', (SELECT json_agg(json_build_object('name', i.indexrelname, 'scans', i.idx_scan,
-      'rows_read', NULLIF(i.idx_tup_read, 0)) ORDER BY i.idx_scan DESC, i.indexrelname)
-    FROM (SELECT * FROM pg_stat_all_indexes i WHERE i.relid = t.oid LIMIT 100) AS i)))::text
+  'indexes', (SELECT json_agg(json_build_object('name', i.relname, 'scans', i.scans, 'rows_read', NULLIF(i.rows, 0))
+      ORDER BY i.scans DESC, i.relname)
+    FROM (SELECT c.relname, pg_stat_get_numscans(c.oid) AS scans, pg_stat_get_tuples_returned(c.oid) AS rows
+      FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = t.oid LIMIT 100) AS i)))::text
 FROM t CROSS JOIN used"""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ from gateway.profiles import Profile
 from gateway.suggest import near
 from gateway.tools.base import KIND_SQL, SCHEMA, TABLE_OUTPUT, Answer, Argument, Tool
 
+_COUNTS_S: Final = 30.0
 _KINDS: Final = KIND_SQL.format("c")
-# The page is chosen by the index on names before anything is computed for it.
+# The page is chosen by the index on names before anything is computed for it. Counting a large schema reads the whole
+# of pg_class, so that is done only when the page does not hold everything and $4 asks for it.
 _SQL: Final = f"""
 WITH s AS (SELECT oid FROM pg_namespace WHERE nspname = $1),
 kinds AS (
@@ -22,7 +25,9 @@ kinds AS (
 page AS (
   SELECT c.oid, c.relname, c.relkind, c.reltuples, c.relpages FROM pg_class c
   WHERE c.relnamespace = (SELECT oid FROM s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
-  ORDER BY c.relname LIMIT $2::int OFFSET $3::int),
+  ORDER BY c.relname LIMIT $2::int + 1 OFFSET $3::int),
+whole AS (SELECT $3::int = 0 AND count(*) <= $2::int AS yes FROM page),
+shown AS (SELECT * FROM page ORDER BY relname LIMIT $2::int),
 rows AS (
   SELECT c.relname, json_build_array(c.relname, {_KINDS},
     CASE WHEN c.relkind = 'p' THEN p.tuples WHEN c.relkind = 'v' OR c.reltuples < 0 THEN NULL
@@ -30,7 +35,7 @@ rows AS (
     CASE WHEN c.relkind = 'p' THEN p.pages WHEN c.relkind IN ('r', 'm') THEN c.relpages END
       * current_setting('block_size')::bigint,
     p.n, left(obj_description(c.oid, 'pg_class'), 200)) AS row
-  FROM page c LEFT JOIN LATERAL (
+  FROM shown c LEFT JOIN LATERAL (
     WITH RECURSIVE tree AS (
       SELECT i.inhrelid AS oid FROM pg_inherits i WHERE i.inhparent = c.oid
       UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
@@ -39,8 +44,9 @@ rows AS (
     FROM tree JOIN pg_class l ON l.oid = tree.oid) AS p ON c.relkind = 'p')
 SELECT json_build_object(
   'known', EXISTS (SELECT FROM s),
-  'counts', (SELECT json_object_agg(kind, n ORDER BY kind) FROM kinds),
-  'total', (SELECT coalesce(sum(n), 0) FROM kinds),
+  'counts', CASE WHEN (SELECT yes FROM whole) THEN
+      (SELECT json_object_agg(kind, n ORDER BY kind) FROM (SELECT {_KINDS} AS kind, count(*) AS n FROM page c GROUP BY 1) x)
+    WHEN $4::bool THEN (SELECT json_object_agg(kind, n ORDER BY kind) FROM kinds) END,
   'rows', (SELECT json_agg(row ORDER BY relname) FROM rows),
   'schemas', CASE WHEN NOT EXISTS (SELECT FROM s) THEN (SELECT json_agg(nspname ORDER BY nspname) FROM (
     SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)' ORDER BY nspname LIMIT 200) AS n) END)::text"""
@@ -57,7 +63,9 @@ _COLUMNS: Final = [
 
 async def _list(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     schema, limit, offset = arguments["schema"], arguments["limit"], arguments["offset"]
-    found = await reading.catalogue(_SQL, schema, limit, offset)
+    known = reading.state.counts.get(schema)
+    is_known = known is not None and time.monotonic() - known[0] < _COUNTS_S
+    found = await reading.catalogue(_SQL, schema, limit, offset, not is_known)
     if not found["known"]:
         schemas = found["schemas"] or []
         close = near(schema, schemas)
@@ -66,18 +74,25 @@ async def _list(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     rows = found["rows"] or []
     # Columns that say nothing on this page cost a model tokens in every row.
     kept = [i for i, column in enumerate(_COLUMNS) if i < 2 or any(row[i] is not None for row in rows)]
-    left = found["total"] - offset - len(rows)
+    if found["counts"] is not None or known is None:
+        known = (time.monotonic(), found["counts"] or {})
+        reading.state.counts[schema] = known
+    counted_at, counts = known
+    left = sum(counts.values()) - offset - len(rows)
     answer: Answer = {
         "profile": reading.profile.name,
         "schema": schema,
-        "counts": found["counts"] or {},
+        "counts": counts,
         "columns": [_COLUMNS[i] for i in kept],
         "rows": [[row[i] for i in kept] for row in rows],
         "row_count": len(rows),
         "truncated": left > 0,
     }
+    age_s = time.monotonic() - counted_at
+    if age_s > 1:
+        answer["counts_age_s"] = round(age_s)
     if left > 0:
-        answer["next"] = {"offset": offset + len(rows)}
+        answer["next_offset"] = offset + len(rows)
         answer["hint"] = f"{left} more: call again with offset {offset + len(rows)}, or use search_tables."
     reading.record.rows = len(rows)
     return answer
@@ -94,12 +109,8 @@ LIST_TABLES: Final = Tool(
     "sizes. Partitions are folded into their parent.",
     arguments=(
         SCHEMA,
-        Argument(
-            name="limit", description="Tables per page.", type="integer", default=200, least=1, most=1000
-        ),
-        Argument(
-            name="offset", description="Tables to skip.", type="integer", default=0, least=0, most=2**31 - 1
-        ),
+        Argument(name="limit", description="Tables per page.", type="integer", default=200, least=1, most=1000),
+        Argument(name="offset", description="Tables to skip.", type="integer", default=0, least=0, most=2**31 - 1),
     ),
     output={"counts": {"type": "object"}, **TABLE_OUTPUT},
     run=_run,

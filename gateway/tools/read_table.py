@@ -97,7 +97,6 @@ async def _read(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     page = await reading.select(statement, values, rows=arguments["limit"], key=places)
     page.extra["table"] = f"{found['schema']}.{found['table']}"
     _finish(page, has_key=bool(key), offset=arguments["offset"])
-    reading.record.rows, reading.record.truncated = page.row_count, page.truncated_by is not None
     return page.to_dict(reading.profile.name)
 
 

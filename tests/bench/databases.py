@@ -21,14 +21,14 @@ CREATE TABLE items (
   id bigint PRIMARY KEY, sku text NOT NULL, name text NOT NULL, price numeric(10,2) NOT NULL, weight float8,
   active boolean NOT NULL, created_at timestamptz NOT NULL, attributes jsonb NOT NULL);
 COMMENT ON TABLE items IS 'What is for sale';
-INSERT INTO items SELECT n, 'SKU-' || lpad(n::text, 8, '0'), 'Item ' || n || ' with a name of some words', n % 9973 / 7.0,
-  n / 3.0, n % 3 > 0, timestamptz '2024-01-01' + n * interval '37 minutes',
+INSERT INTO items SELECT n, 'SKU-' || lpad(n::text, 8, '0'), 'Item ' || n || ' with a name of some words',
+  n % 9973 / 7.0, n / 3.0, n % 3 > 0, timestamptz '2024-01-01' + n * interval '37 minutes',
   jsonb_build_object('color', (ARRAY['red', 'green', 'blue'])[n % 3 + 1], 'size', n % 40, 'tags', jsonb_build_array(
     'tag-' || n % 7, 'tag-' || n % 11)) FROM generate_series(1, 10000) AS n;
 CREATE INDEX ON items (sku)"""
 _SMALL_SQL: Final = """
 DO $$ BEGIN FOR n IN {first}..{last} LOOP
-  EXECUTE format('CREATE TABLE t_%s (id bigint PRIMARY KEY, item bigint, created_at timestamptz)', lpad(n::text, 5, '0'));
+  EXECUTE format('CREATE TABLE t_%s (id bigint PRIMARY KEY, item bigint, made_at timestamptz)', lpad(n::text, 5, '0'));
 END LOOP; END $$"""
 
 
@@ -58,7 +58,8 @@ def _wide_sql() -> str:
     kinds = ("integer", "text", "numeric(12,2)", "boolean", "date", "float8")
     values = ("n * 7", "'value ' || n", "n / 7.0", "n % 2 = 0", "date '2024-01-01' + n", "n / 3.0")
     columns = ", ".join(f"column_{i:02} {kinds[i % 6]}" for i in range(60))
-    return f"CREATE TABLE wide ({columns}); INSERT INTO wide SELECT {', '.join(values * 10)} FROM generate_series(1, 200) AS n"
+    rows = f"SELECT {', '.join(values * 10)} FROM generate_series(1, 200) AS n"
+    return f"CREATE TABLE wide ({columns}); INSERT INTO wide {rows}"
 
 
 async def _fill(server: EmbeddedServer, name: str, tables: int) -> None:

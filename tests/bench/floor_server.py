@@ -38,7 +38,9 @@ async def fetch_json(pool: asyncpg.Pool[Any], query: str) -> bytes:
 
 def build(pool: asyncpg.Pool[Any]) -> Server[Any]:
     async def list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[types.Tool(name="execute_query", description="Run it.", input_schema=SCHEMA)])
+        return types.ListToolsResult(
+            tools=[types.Tool(name="execute_query", description="Run it.", input_schema=SCHEMA)]
+        )
 
     async def call_tool(_context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         text = await fetch_json(pool, (params.arguments or {})["query"])

@@ -75,7 +75,9 @@ class StdioClient:
         number = self._next_id
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
-        self._stdin.write(orjson.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}) + b"\n")
+        self._stdin.write(
+            orjson.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}) + b"\n"
+        )
         return await future
 
     async def handshake(self) -> None:
@@ -106,9 +108,7 @@ class StdioClient:
 
 
 @contextlib.asynccontextmanager
-async def stdio_server(
-    argv: Sequence[str], *, environ: Mapping[str, str], folder: Path
-) -> AsyncIterator[StdioClient]:
+async def stdio_server(argv: Sequence[str], *, environ: Mapping[str, str], folder: Path) -> AsyncIterator[StdioClient]:
     """Start a server on pipes and open a session; what it logs goes to a file of `folder`."""
     with (folder / "stdio.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
@@ -145,7 +145,9 @@ class HttpClient:
         head = (
             f"POST /mcp HTTP/1.1\r\nHost: {HOST}:{self._port}\r\nContent-Type: application/json\r\n"
             f"Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: {ENVELOPE_VERSION}\r\n"
-            f"Mcp-Method: {method}\r\n" + (f"Mcp-Name: {name}\r\n" if name else "") + f"Content-Length: {len(body)}\r\n\r\n"
+            f"Mcp-Method: {method}\r\n"
+            + (f"Mcp-Name: {name}\r\n" if name else "")
+            + f"Content-Length: {len(body)}\r\n\r\n"
         )
         self._writer.write(head.encode() + body)
         answer_head = await self._reader.readuntil(b"\r\n\r\n")
@@ -212,9 +214,7 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def http_server(
-    argv: Sequence[str], *, environ: Mapping[str, str], folder: Path
-) -> AsyncIterator[HttpServer]:
+async def http_server(argv: Sequence[str], *, environ: Mapping[str, str], folder: Path) -> AsyncIterator[HttpServer]:
     """Start a server whose arguments hold `{port}` and wait until it takes connections."""
     port = free_port()
     with (folder / "http.log").open("ab") as log:

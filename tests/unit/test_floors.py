@@ -1,0 +1,236 @@
+"""The house: a module imports only from lower floors, and modules of one floor do not know each other.
+
+Every import counts, those under TYPE_CHECKING and inside functions included.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "gateway"
+
+# From the bottom to the top. A new file finds its floor by what it must know, not by its topic.
+FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
+    ("words", frozenset({"__init__", "errors", "redact", "results"})),
+    (
+        "descriptions",
+        frozenset(
+            {
+                "config_keys",
+                "deadline",
+                "dsn",
+                "observe",
+                "pg_types",
+                "profiles",
+                "sql_functions",
+                "sql_rules",
+                "sql_text",
+            }
+        ),
+    ),
+    (
+        "rules and parts",
+        frozenset(
+            {
+                "config",
+                "config_draft",
+                "credentials",
+                "page_sql",
+                "pg_errors",
+                "policy",
+                "sql_guard",
+                "sql_verdicts",
+                "tls",
+            }
+        ),
+    ),
+    ("one connection", frozenset({"connect", "posture", "query", "snapshot", "suggest"})),
+    ("many connections", frozenset({"pools"})),
+    ("the whole", frozenset({"app"})),
+    (
+        "tools",
+        frozenset(
+            {
+                "tools",
+                "tools.base",
+                "tools.describe_table",
+                "tools.execute_query",
+                "tools.get_table_stats",
+                "tools.list_tables",
+                "tools.read_table",
+                "tools.search_tables",
+            }
+        ),
+    ),
+    ("protocol", frozenset({"server"})),
+    ("wires", frozenset({"http", "transports"})),
+    (
+        "beside",
+        frozenset(
+            {
+                "check",
+                "demo",
+                "demo_data",
+                "embedded",
+                "embedded_account",
+                "embedded_binaries",
+                "embedded_guardian",
+                "embedded_process",
+            }
+        ),
+    ),
+    ("roof", frozenset({"__main__", "cli", "display"})),
+)
+
+# Where one floor has an order of its own: who may import whom there, and why.
+INSIDE: dict[str, tuple[frozenset[str], str]] = {
+    "config_keys": (frozenset({"dsn"}), "an address is the value of a key"),
+    "config": (frozenset({"config_draft"}), "a configuration is a draft without faults"),
+    "sql_guard": (frozenset({"sql_verdicts"}), "the guard walks the statement, the verdicts judge its parts"),
+    "tools": (frozenset(f"tools.{path.stem}" for path in (PACKAGE / "tools").glob("*.py")), "the list of the tools"),
+    "demo": (frozenset({"demo_data", "embedded"}), "the demo starts servers and loads them"),
+    "demo_data": (frozenset({"embedded"}), "data is loaded into a server"),
+    "embedded": (
+        frozenset({"embedded_account", "embedded_binaries", "embedded_guardian", "embedded_process"}),
+        "a server is a process of some binaries under an account",
+    ),
+    "embedded_account": (frozenset({"embedded_binaries"}), "an account must be able to run the binaries"),
+    "embedded_process": (
+        frozenset({"embedded_account", "embedded_guardian"}),
+        "a process has an account and a guardian",
+    ),
+    "cli": (frozenset({"display"}), "commands show what they found"),
+    "__main__": (frozenset({"cli"}), "`python -m gateway` is the command"),
+    **{
+        f"tools.{path.stem}": (frozenset({"tools.base"}), "a tool is what base.py says")
+        for path in (PACKAGE / "tools").glob("*.py")
+        if path.stem not in ("base", "__init__")
+    },
+}
+
+RANK = {name: rank for rank, (_, names) in enumerate(FLOORS) for name in names}
+
+
+def module_name(path: Path, package: Path = PACKAGE) -> str:
+    """Return a file's module as the table writes it: without `gateway.` in front."""
+    parts = list(path.relative_to(package).with_suffix("").parts)
+    if parts[-1] == "__init__" and len(parts) > 1:
+        parts.pop()
+    return ".".join(parts)
+
+
+def imported(source: str, module: str, modules: frozenset[str], *, is_package: bool) -> Iterator[str]:
+    """Yield the modules of the gateway that a source text imports, wherever it does so."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = ["gateway", *module.split(".")][: -node.level + is_package or None]
+                base = ".".join([*above, base]).rstrip(".")
+            found = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in found:
+            first, _, rest = name.partition(".")
+            if first != "gateway":
+                continue
+            # `from gateway.errors import ConfigError` names something inside the module.
+            while rest and rest not in modules:
+                rest = rest.rpartition(".")[0]
+            yield rest or "__init__"
+
+
+def refusal(module: str, other: str) -> str | None:
+    """Return why a module may not import another, or None if it may."""
+    if module == other or RANK[other] < RANK[module] or other in INSIDE.get(module, (frozenset(),))[0]:
+        return None
+    floors = " and ".join(dict.fromkeys(FLOORS[RANK[name]][0] for name in (module, other)))
+    return f"{module} may not import {other} ({floors})"
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+MODULES = frozenset(module_name(path) for path in files())
+
+
+def test_every_module_has_a_floor() -> None:
+    homeless = MODULES - RANK.keys()
+    assert not homeless, f"give these a floor in test_floors.py and docs/architecture.md: {sorted(homeless)}"
+
+
+def test_every_module_of_the_table_exists() -> None:
+    assert not RANK.keys() - MODULES
+    assert not INSIDE.keys() - MODULES
+
+
+@pytest.mark.parametrize("path", files(), ids=module_name)
+def test_a_module_imports_only_from_lower_floors(path: Path) -> None:
+    module = module_name(path)
+    others = imported(path.read_text(), module, MODULES, is_package=path.name == "__init__.py")
+    refused = {reason for other in others if (reason := refusal(module, other))}
+    assert not refused, "; ".join(sorted(refused))
+
+
+def test_an_inner_order_has_no_circle() -> None:
+    def reaches(start: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+        for other in INSIDE.get(start, (frozenset[str](), ""))[0] - seen - {start}:
+            seen = reaches(other, seen | {other})
+        return seen
+
+    assert not [name for name in INSIDE for other in reaches(name) - {name} if name in reaches(other)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import gateway.app", "app"),
+        ("from gateway import app", "app"),
+        ("from gateway.app import Gateway", "app"),
+        ("from gateway import __version__", "__init__"),
+        ("from gateway.tools import TOOLS", "tools"),
+        ("from gateway.tools import base", "tools.base"),
+        ("from gateway.tools.base import Tool", "tools.base"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gateway.app import Gateway", "app"),
+        ("def late():\n    import gateway.app as whole", "app"),
+        ("from ..app import Gateway", "app"),
+        ("from .base import Tool", "tools.base"),
+        ("from . import base", "tools.base"),
+    ],
+)
+def test_an_import_is_seen_in_every_form(text: str, expected: str) -> None:
+    assert list(imported(text, "tools.read_table", MODULES, is_package=False))[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "other"),
+    [
+        ("errors", "profiles"),
+        ("tls", "policy"),
+        ("app", "server"),
+        ("http", "demo"),
+        ("tools.base", "tools.list_tables"),
+    ],
+)
+def test_what_goes_up_or_sideways_is_refused(module: str, other: str) -> None:
+    assert refusal(module, other) == f"{module} may not import {other} ({_floors_of(module, other)})"
+
+
+def _floors_of(*names: str) -> str:
+    return " and ".join(dict.fromkeys(FLOORS[RANK[name]][0] for name in names))
+
+
+def test_the_page_on_architecture_has_the_same_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| \d+ \| ([\w ]+) \| ([^|]+) \|", page, re.MULTILINE)
+    documented = [(floor, frozenset(re.findall(r"`([\w.]+)`", names))) for floor, names in rows]
+    assert documented == list(FLOORS)
