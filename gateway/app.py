@@ -156,8 +156,17 @@ class Reading:
 class Gateway:
     """Everything that lives: `async with Gateway(config, environ=…) as gateway`. Creating never connects."""
 
-    def __init__(self, config: Config, *, environ: Mapping[str, str], observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str],
+        observers: Sequence[Observer] = (),
+        guard: Callable[..., Judged] = judge,
+    ) -> None:
+        """Make a gateway. guard: judges callers' statements; another one shows what the layers behind it stop alone."""
         self.config = config
+        self._guard = guard
         self._observers = tuple(observers)
         self._pools = Pools(environ=environ, tell=self._tell)
         self._states: dict[str, _ProfileState] = {}
@@ -296,6 +305,33 @@ class Gateway:
                 state.verdicts.popitem(last=False)
         return judged
 
+    async def explain(self, query: str, profile: Profile, *, offline: bool) -> dict[str, Any]:
+        """Return what the guard decides about a text and why, by asking the guard itself; nothing is run.
+
+        offline: by the packaged list of PostgreSQL's own functions, without a connection.
+        """
+        state = _ProfileState() if offline else self._states.setdefault(profile.name, _ProfileState())
+        if not offline and state.snapshot is None:
+            async with self._pools.of(profile).connection(Deadline.after(profile.limits.call_s)) as connection:
+                await self._learn(profile, state, connection)
+        answer: dict[str, Any] = {
+            "profile": profile.name,
+            "judged_by": "PostgreSQL's own functions" if offline else "the functions of this database",
+        }
+        try:
+            judged = await self._judge(query, profile, state)
+        except GatewayError as error:
+            return {**answer, "verdict": "refused", **error.to_dict()}
+        return {
+            **answer,
+            "verdict": "allowed",
+            "kind": judged.kind,
+            "statement": judged.sql,
+            "runs_the_query": judged.kind != "explain" or judged.analyze,
+            "relations": [".".join(part for part in relation if part) for relation in judged.relations],
+            "parameters": judged.param_count,
+        }
+
     async def _learn(self, profile: Profile, state: _ProfileState, connection: GatewayConnection) -> None:
         """Take the profile's snapshot; with posture = "enforce", refuse a role that may do more than read."""
         if profile.posture == "enforce":
@@ -334,7 +370,7 @@ class Gateway:
             catalog, path = self._packaged, profile.search_path or ("public",)
 
         def run() -> Judged:
-            return judge(
+            return self._guard(
                 query,
                 catalog=catalog,
                 allow_functions=profile.allow_functions,
