@@ -77,7 +77,7 @@ def _config(path: Path | None) -> Config:
     from gateway.errors import ConfigError
 
     try:
-        return load_config(path, os.environ, cwd=Path.cwd(), user_config_dir=user_config_path("pg-mcp-gateway"))
+        return load_config(path, os.environ, cwd=Path.cwd(), user_config_dir=user_config_path("pg-gateway"))
     except ConfigError as error:
         _explain(error)
         raise typer.Exit(_MISUSED) from None

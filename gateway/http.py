@@ -76,8 +76,10 @@ def _error_body(request_id: RequestId | None, error: ErrorData) -> bytes:
     return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": data})
 
 
-async def _refuse(send: Send, request_id: RequestId | None, code: int, message: str, data: Any = None) -> None:
-    status = ERROR_CODE_HTTP_STATUS.get(code, 400)
+async def _refuse(
+    send: Send, request_id: RequestId | None, code: int, message: str, data: Any = None, *, status: int | None = None
+) -> None:
+    status = status or ERROR_CODE_HTTP_STATUS.get(code, 400)
     await _reply(send, status, _error_body(request_id, ErrorData(code=code, message=message, data=data)))
 
 
@@ -154,7 +156,8 @@ class McpEndpoint:
             return
         takes_json, takes_events = check_accept_headers(request)
         if not takes_json:
-            await _refuse(send, None, INVALID_REQUEST, "Not Acceptable: the client must accept application/json")
+            message = "Not Acceptable: the client must accept application/json"
+            await _refuse(send, None, INVALID_REQUEST, message, status=406)
             return
         body = await _read_body(request)
         if body is None:
@@ -207,7 +210,11 @@ class McpEndpoint:
         if duplicated is not None:
             await _refuse(send, message.id, HEADER_MISMATCH, f"{duplicated} header appears more than once")
             return None
-        route = classify_inbound_request(decoded, headers=dict(request.headers))
+        route = classify_inbound_request(
+            # Blanks around a value do not belong to it (RFC 9110, 5.5); httptools leaves those behind it.
+            decoded,
+            headers={name: value.strip(" \t") for name, value in request.headers.items()},
+        )
         if not isinstance(route, InboundLadderRejection) and message.method == "tools/call":
             params = message.params or {}
             name, arguments, lookup = params.get("name"), params.get("arguments"), self._server.get_tool_input_schema
@@ -288,9 +295,7 @@ class _Bearer:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, token = given.partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            await _reply(
-                send, 401, b'{"error":"a bearer token is needed"}', [*_JSON, (b"www-authenticate", b"Bearer")]
-            )
+            await _reply(send, 401, b'{"error":"a bearer token is needed"}', [*_JSON, (b"www-authenticate", b"Bearer")])
             return
         await self._app(scope, receive, send)
 
@@ -314,7 +319,9 @@ def _security(host: str, allowed_hosts: list[str], *, has_token: bool) -> Transp
             names.append(f"[{host}]" if ":" in host else host)
         return TransportSecuritySettings(
             allowed_hosts=[*names, *(f"{name}:*" for name in names)],
-            allowed_origins=[f"{scheme}://{name}{port}" for scheme in ("http", "https") for name in names for port in ("", ":*")],
+            allowed_origins=[
+                f"{scheme}://{name}{port}" for scheme in ("http", "https") for name in names for port in ("", ":*")
+            ],
         )
     # A page that rebinds a name to this address does not know the token.
     return TransportSecuritySettings(enable_dns_rebinding_protection=False)

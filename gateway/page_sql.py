@@ -22,6 +22,10 @@ _DEPTH: Final = 100
 # Casting json to jsonb needs stack; what may be deeper than this is not looked into.
 _BRACKETS: Final = 1000
 _LEAST_CELL_BYTES: Final = 4
+# PostgreSQL's most for one SELECT is 1664.
+_MOST_COLUMNS: Final = 1600
+# White space as PostgreSQL's own functions write it (json_agg, json_build_object, json_object_agg, jsonb), in this order.
+_OWN_SPACES: Final = (("', '||chr(10)||' '", ","), ("' : '", ":"), ("'{ '", "{"), ("' }'", "}"), ("', '", ","), ("': '", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,12 @@ def _jsonb(column: str, text: str) -> str:
     )
 
 
+def _without_own_spaces(text: str) -> str:
+    for spaced, bare in _OWN_SPACES:
+        text = f"replace({text},{spaced},'{bare}')"
+    return text
+
+
 def _json_as_written(column: str, text: str) -> str:
     """Return SQL that embeds a `json` value only when a reader of JSON gets back what was stored.
 
@@ -86,8 +96,8 @@ def _json_as_written(column: str, text: str) -> str:
     PostgreSQL's own makes it longer. What jsonb cannot hold must not reach the cast: it would fail the page.
     """
     t = text
-    plain = f"length(replace(replace({t},', ',','),': ',':'))"
-    normal = f"length(replace(replace({column}::jsonb::text,', ',','),': ',':'))"
+    plain = f"length({_without_own_spaces(t)})"
+    normal = f"length({_without_own_spaces(f'{column}::jsonb::text')})"
     return (
         f"CASE WHEN {t} ~* '{_NOT_FOR_JSONB}' OR json_typeof({column}) IN ('string','null') "
         f"OR {t} ~ '{_LONG_NUMBER_IN_JSONB}' OR strpos({t},'\"$cut\"')>0 OR {_brackets(t)}>{_BRACKETS} "
@@ -175,8 +185,9 @@ def _source(statement: str, columns: Sequence[PageColumn], *, by_name: bool, lim
     prefix = next(p for p in ("t", "text", *(f"text{i}" for i in range(2000))) if not _is_taken(p, taken))
     texts: list[str | None] = []
     extras = []
+    has_room = len(columns) + sum(text_sql("", column.type) is not None for column in columns) <= _MOST_COLUMNS
     for i, (name, column) in enumerate(zip(names, columns, strict=True)):
-        text = text_sql(f"_s.{name}", column.type)
+        text = text_sql(f"_s.{name}", column.type) if has_room else None
         texts.append(f"_q.{prefix}{i}" if text is not None else None)
         if text is not None:
             extras.append(f",{text} AS {prefix}{i}")

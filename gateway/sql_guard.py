@@ -37,7 +37,9 @@ _KNOWN = NODES | FIELDS
 # A WITH is queued by `_enter_with`, each CTE with the names that it sees; names are read by the checks.
 _ENDS = LEAVES | {"withClause", "fields", "funcname"}
 
-Scope = frozenset[str]
+# The CTEs that a part of the query sees: those around it, then its own WITH's names with their places, and how many of
+# them it sees. A set per CTE would take gigabytes for thousands of them.
+Scope = tuple["Scope", dict[str, int], int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +179,7 @@ class _Walk:
 
     def run(self, query: Node) -> None:
         """Walk without recursion, and raise the fault that stands first in the text."""
-        stack: list[tuple[Any, Scope]] = [(query, frozenset())]
+        stack: list[tuple[Any, Scope]] = [(query, None)]
         left = MOST_NODES
         while stack:
             value, scope = stack.pop()
@@ -225,10 +227,12 @@ class _Walk:
     def _enter_with(self, clause: Node, outer: Scope, stack: list[tuple[Node, Scope]]) -> Scope:
         """Queue the CTEs, each with the names that it sees, and return what the query itself sees."""
         ctes = clause.get("ctes", [])
-        names = [str(cte["CommonTableExpr"].get("ctename", "")) for cte in ctes]
-        inner = outer | frozenset(names)
+        places: dict[str, int] = {}
         for index, cte in enumerate(ctes):
-            stack.append((cte, inner if clause.get("recursive") else outer | frozenset(names[:index])))
+            places.setdefault(cte["CommonTableExpr"]["ctename"], index)
+        inner = (outer, places, len(ctes))
+        recursive = clause.get("recursive", False)
+        stack.extend([(cte, inner if recursive else (outer, places, index)) for index, cte in enumerate(ctes)])
         stack.append(({**clause, "ctes": []}, outer))
         return inner
 
@@ -303,7 +307,7 @@ class _Walk:
 
     def relation(self, node: Node, scope: Scope) -> None:
         schema, name = node.get("schemaname"), str(node.get("relname", ""))
-        is_cte = schema is None and name in scope
+        is_cte = schema is None and _sees(scope, name)
         if not is_cte:
             self.relations[schema, name] = None
             alias = node["alias"]["aliasname"] if "alias" in node else name
@@ -321,8 +325,9 @@ class _Walk:
     def indirection(self, node: Node, _: Scope) -> None:
         fields = node["arg"].get("ColumnRef", {}).get("fields", ())
         qualifier = "".join(_words(fields)) if len(fields) == 1 else ""
+        location = _location(node["arg"])
         for name in _words(node["indirection"]):
-            self._attributes.append((qualifier, name, _location(node), True))
+            self._attributes.append((qualifier, name, location, True))
             qualifier = ""
 
     def range_function(self, node: Node, _: Scope) -> None:
@@ -383,6 +388,14 @@ _CHECKS: dict[str, _Check] = {
 }
 
 
+def _sees(scope: Scope, name: str) -> bool:
+    while scope is not None:
+        scope, places, seen = scope
+        if places.get(name, seen) < seen:
+            return True
+    return False
+
+
 def _dicts(items: Sequence[Any]) -> Iterator[Node]:
     """Return the nodes of a list, those in lists within it included."""
     for item in items:
@@ -407,10 +420,12 @@ def _literal(arguments: Sequence[Node] | None) -> str | None:
 
 
 def _location(value: Any) -> int:
-    """Return the first place in the text that a part of the tree names, or _NOWHERE."""
+    """Return the first place in the text that a part of the tree names, or _NOWHERE; looks at a thousand values."""
     found = _NOWHERE
     todo = [value]
-    while todo:
+    for _ in range(1000):
+        if not todo:
+            break
         item = todo.pop()
         if type(item) is dict:
             location = item.get("location", -1)

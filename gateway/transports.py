@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
+import anyio
 import orjson
 from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop
@@ -118,8 +119,18 @@ class PipeWriter(_Stream):
 
     async def send(self, item: SessionMessage, /) -> None:
         """Write one message whole; waits when the client does not read."""
+        if self._writer.is_closing():
+            raise anyio.BrokenResourceError
         self._writer.write(encode_message(item.message) + b"\n")
-        await self._writer.drain()
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            raise anyio.BrokenResourceError from None
+
+    async def reader_gone(self) -> None:
+        """Wait until nobody reads what is written any more."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
 
 
 class Unanswered:
@@ -279,14 +290,19 @@ async def _serve(
     last_answers_s: float | None,
 ) -> None:
     patient = PatientWriter(writer)
-    with contextlib.suppress(ConnectionError):
-        await serve_dual_era_loop(
-            server,
-            PatientReader(reader, patient, last_answers_s=last_answers_s),
-            patient,
-            lifespan_state={},
-            init_options=server.create_initialization_options(),
-        )
+    await serve_dual_era_loop(
+        server,
+        PatientReader(reader, patient, last_answers_s=last_answers_s),
+        patient,
+        lifespan_state={},
+        init_options=server.create_initialization_options(),
+    )
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def serve_stdio(server: Server[Any], plain: Server[Any]) -> None:
@@ -300,4 +316,13 @@ async def serve_stdio(server: Server[Any], plain: Server[Any]) -> None:
         return
     with _own_descriptors() as (in_fd, out_fd):
         async with _pipes(in_fd, out_fd) as (reader, writer):
-            await _serve(server, reader, writer, last_answers_s=_LAST_ANSWERS_S)
+            work = asyncio.create_task(_serve(server, reader, writer, last_answers_s=_LAST_ANSWERS_S))
+            gone = asyncio.create_task(writer.reader_gone())
+            try:
+                await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    work.result()
+                else:
+                    logger.info("the client went away")
+            finally:
+                await _end(work, gone)

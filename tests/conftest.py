@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.errors import ConfigError
+from tests.support.node import node_header
 from tests.support.postgres import Pair, Servers, chosen_binaries
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     try:
-        return f"servers: {chosen_binaries()}"
+        servers = f"servers: {chosen_binaries()}"
     except ConfigError as error:
-        return f"servers: none ({error.message})"
+        servers = f"servers: none ({error.message})"
+    return [servers, node_header()]
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,9 @@ class Tool:
 
     def output_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the answer."""
-        return {"type": "object", "properties": {"profile": {"type": "string"}, **self.output}, "required": ["profile"]}
+        properties = {"profile": {"type": "string"}, **self.output, "error": {"type": "object"}}
+        # Some clients hold failures against this schema, too.
+        return {"type": "object", "properties": properties, "anyOf": [{"required": ["profile"]}, {"required": ["error"]}]}
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all arguments, defaults included.

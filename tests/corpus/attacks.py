@@ -642,6 +642,9 @@ _ROWS: dict[str, list[str | _Row]] = {
         "SELECT * FROM a" + " JOIN a ON true" * 6_000,
         "\ufeffSELECT pg_sleep(1)",
         "not sql at all",
+        "SELECT 1 " + "+" * 90_000 + " 1",
+        "SELECT 1 <" + "=" * 90_000 + " 1",
+        "SELECT '" + "/*" * 101 + "'",
     ],
 }
 

@@ -1,4 +1,4 @@
-"""MCP clients as users have them: the SDK's own, over either wire and in either era, and a bare one that writes lines."""
+"""MCP clients as users have them: the SDK's own, over either wire in either era, and a bare one that writes lines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ANSWER_S = 15.0
 _LINE_BYTES = 64 * 2**20
 
 
-def _mode(era: Era) -> str:
+def _mode(era: Era | Literal["auto"]) -> str:
     return "legacy" if era == "2025-11-25" else era
 
 
@@ -60,7 +60,7 @@ def call_message(era: Era, tool: str, arguments: Mapping[str, Any], *, id: Any =
 
 
 @asynccontextmanager
-async def over_http(url: str, era: Era, *, token: str | None = None) -> AsyncIterator[Client]:
+async def over_http(url: str, era: Era | Literal["auto"], *, token: str | None = None) -> AsyncIterator[Client]:
     """Yield the SDK's client of a gateway that serves HTTP."""
     given = {"authorization": f"Bearer {token}"} if token else {}
     async with (
