@@ -19,6 +19,7 @@ from gateway.config import Config
 from gateway.connect import GatewayConnection
 from gateway.deadline import Deadline
 from gateway.errors import (
+    BadQuery,
     CallTimeout,
     Forbidden,
     GatewayError,
@@ -281,7 +282,7 @@ class Gateway:
             return
         try:
             await self._judge(query, profile, state)
-        except UnsafeSql as error:
+        except (UnsafeSql, BadQuery) as error:
             if error.details.get("rule") not in _UNKNOWN:
                 raise
 
@@ -293,7 +294,7 @@ class Gateway:
             return known
         try:
             judged = await self._judge(query, profile, state)
-        except UnsafeSql as error:
+        except (UnsafeSql, BadQuery) as error:
             if error.details.get("rule") not in _UNKNOWN or time.monotonic() - state.snapshot_at < _LOOK_AGAIN_S:
                 raise
             # Made since the last look, perhaps.

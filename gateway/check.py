@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from gateway.connect import GatewayConnection, dial
 from gateway.credentials import resolve_password
 from gateway.deadline import Deadline
-from gateway.errors import GatewayError, TlsFailed
+from gateway.errors import ConfigError, GatewayError, TlsFailed, Unavailable
 from gateway.pg_errors import from_dial
 from gateway.posture import Posture, posture_of
 from gateway.profiles import Endpoint, Profile
@@ -24,35 +25,94 @@ from gateway.tls import tls_plan
 # PostgreSQL protocol, 55.2.10: SSLRequest is its own length and this code.
 _SSL_REQUEST: Final = struct.pack("!ii", 8, 80877103)
 
+HOPS: Final = ("configuration", "DNS", "TCP", "TLS", "login", "server", "session", "rights")
+
+# What silence means, by the hop that met it.
+_SILENCE: Final = {
+    "configuration": "A password file on a network that does not answer?",
+    "DNS": "The name server of this machine does not answer.",
+    "TCP": "A firewall drops the packets, or nothing lives at this address: check host and port.",
+    "TLS": "It takes connections and says nothing: is it PostgreSQL, or a proxy that lost the server behind it?",
+    "login": "It takes connections and says nothing: is it PostgreSQL, or a proxy that lost the server behind it?",
+    "server": "The login worked, and then nothing came back: is the server overloaded?",
+}
+# What a refused login means, by SQLSTATE (PostgreSQL documentation, appendix A).
+_REFUSALS: Final = {
+    "28P01": "The server does not know this user, or the password is another one.",
+    "28000": "No line of pg_hba.conf admits this user, database and address, or only with the other kind of ssl_mode.",
+    "3D000": "Correct `database`, or create it.",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hop:
-    """One step of a connection. state: "ok", "warn" (works, but …) or "failed"; later hops are not tried then."""
+    """One step of a connection. state: "ok", "warn" (works, but …) or "failed"; later hops are not tried then.
+
+    posture: what the login may do, once that is known.
+    """
 
     name: str
-    state: str
+    state: Literal["ok", "warn", "failed"]
     detail: str
     hint: str | None = None
     seconds: float = 0.0
+    posture: Posture | None = None
 
 
-async def _dns(endpoint: Endpoint) -> tuple[str, list[str]]:
-    if endpoint.host.startswith("/"):
-        return "Unix socket, no name to look up", []
+@dataclass(slots=True)
+class _Path:
+    """What the hops to one endpoint find out for those behind them."""
+
+    profile: Profile
+    endpoint: Endpoint
+    environ: Mapping[str, str]
+    deadline: Deadline
+    stays_here: bool = False
+    connection: GatewayConnection | None = None
+    posture: Posture | None = None
+
+    @property
+    def is_socket(self) -> bool:
+        return self.endpoint.host.startswith("/")
+
+
+def _ok(detail: str) -> Hop:
+    return Hop(name="", state="ok", detail=detail)
+
+
+async def _configuration(path: _Path) -> Hop:
+    profile = path.profile
+    unsupported = profile.unsupported()
+    if unsupported is not None:
+        raise ConfigError([unsupported])
+    await resolve_password(profile, path.environ)
+    changed = ", ".join(f"{key} from {variable}" for key, variable in profile.overrides)
+    return _ok(f"{profile.address} as {profile.user}" + (f" ({changed})" if changed else ""))
+
+
+async def _dns(path: _Path) -> Hop:
+    if path.is_socket:
+        path.stays_here = True
+        return _ok("a Unix socket: no name to look up")
+    endpoint = path.endpoint
     found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    return ", ".join(addresses), addresses
+    path.stays_here = all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
+    if addresses == [endpoint.host]:
+        return _ok(f"{endpoint.host} is an address")
+    return _ok(f"{endpoint.host} is {', '.join(addresses)}")
 
 
-async def _tcp(endpoint: Endpoint) -> str:
-    if endpoint.host.startswith("/"):
+async def _tcp(path: _Path) -> Hop:
+    endpoint = path.endpoint
+    if path.is_socket:
         _, writer = await asyncio.open_unix_connection(f"{endpoint.host}/.s.PGSQL.{endpoint.port}")
     else:
         _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-    return f"{endpoint} accepts connections"
+    return _ok(f"{endpoint} accepts connections")
 
 
 def _handshake(endpoint: Endpoint, context: ssl.SSLContext, timeout_s: float) -> str | None:
@@ -63,107 +123,150 @@ def _handshake(endpoint: Endpoint, context: ssl.SSLContext, timeout_s: float) ->
         if answer == b"N":
             return None
         if answer != b"S":
-            raise ConnectionResetError("no PostgreSQL server answers here")
+            raise Unavailable(
+                f"{endpoint} does not answer as PostgreSQL does", hint="Do host and port name the database itself?"
+            )
         with context.wrap_socket(raw, server_hostname=endpoint.host) as wrapped:
             cipher = wrapped.cipher()
             return f"{wrapped.version()}, {cipher[0] if cipher else 'unknown cipher'}"
 
 
-async def _tls(profile: Profile, endpoint: Endpoint, deadline: Deadline) -> Hop:
-    plan = tls_plan(profile.tls)
-    if endpoint.host.startswith("/"):
-        return Hop(name="TLS", state="ok", detail="not on a Unix socket")
+async def _tls(path: _Path) -> Hop:
+    profile, endpoint = path.profile, path.endpoint
+    if path.is_socket:
+        return _ok("not on a Unix socket")
+    plan = await asyncio.to_thread(tls_plan, profile.tls)
     if plan.context is None:
+        if path.stays_here:
+            return _ok("disabled; the connection stays on this machine")
         return Hop(
-            name="TLS",
+            name="",
             state="warn",
             detail="disabled: data and password travel readable",
-            hint='Set ssl_mode = "verify-full" for anything but this machine.',
+            hint='Set ssl_mode = "verify-full".',
         )
-    agreed = await asyncio.to_thread(_handshake, endpoint, plan.context, max(0.1, deadline.left()))
+    agreed = await asyncio.to_thread(_handshake, endpoint, plan.context, max(0.1, path.deadline.left()))
     if agreed is None:
         if plan.required:
             raise TlsFailed(
                 f"{endpoint} does not offer TLS, which ssl_mode = {profile.tls.mode} requires",
-                hint="Enable TLS on the server.",
-                profile=profile.name,
+                hint='Enable TLS on the server. ssl_mode = "disable" would send data and password readable.',
             )
-        return Hop(name="TLS", state="warn", detail="not offered; ssl_mode = prefer goes on without")
-    checked = "certificate checked" if plan.verifies else "certificate not checked"
-    state = "ok" if plan.verifies else "warn"
-    hint = None if plan.verifies else 'ssl_mode = "verify-full" would notice a stranger in between.'
-    return Hop(name="TLS", state=state, detail=f"{agreed}, {checked}", hint=hint)
-
-
-def _rights(posture: Posture) -> Hop:
-    if not posture.risks:
-        return Hop(name="rights", state="ok", detail=f"{posture.user} can only read")
+        detail = "the server offers none; ssl_mode = prefer goes on without"
+        hint = None if path.stays_here else "Data and password travel readable: enable TLS on the server."
+        return Hop(name="", state="ok" if path.stays_here else "warn", detail=detail, hint=hint)
+    if plan.verifies:
+        return _ok(f"{agreed}, certificate checked")
     return Hop(
-        name="rights",
-        state="warn",
-        detail=f"{posture.user} " + "; ".join(posture.risks),
-        hint="A role with SELECT alone is the boundary that holds whatever happens: see docs/security.md.",
+        name="",
+        state="ok" if path.stays_here else "warn",
+        detail=f"{agreed}, certificate not checked",
+        hint=None if path.stays_here else 'ssl_mode = "verify-full" would notice a stranger in between.',
     )
 
 
-async def check_profile(profile: Profile, *, environ: Mapping[str, str], timeout_s: float) -> AsyncIterator[Hop]:
-    """Yield each hop as it is done; the last one is the first that failed.
+async def _login(path: _Path) -> Hop:
+    profile = path.profile
+    path.connection = await dial(
+        profile, path.endpoint, environ=path.environ, deadline=path.deadline, tell=lambda _record: None
+    )
+    return _ok(f"as {profile.user} to {profile.database}")
 
-    Hops: configuration, DNS, TCP, TLS, login, server, session, rights, each within `timeout_s`.
-    """
-    endpoint = profile.endpoints[0]
-    connection: GatewayConnection | None = None
+
+async def _server(path: _Path) -> Hop:
+    assert path.connection is not None  # noqa: S101 - the login made it or raised
+    path.posture = posture = await posture_of(path.connection)
+    return _ok(f"PostgreSQL {posture.server}, {'standby' if posture.standby else 'primary'}")
+
+
+def _session(posture: Posture) -> Hop:
+    if posture.read_only:
+        return Hop(name="session", state="ok", detail="read-only")
+    return Hop(
+        name="session",
+        state="failed",
+        detail="NOT read-only: the server ignored what the session asked for at its start",
+        hint="Is there a pooler between? It must hand on default_transaction_read_only.",
+    )
+
+
+def _rights(profile: Profile, posture: Posture) -> Hop:
+    if not posture.risks:
+        return Hop(name="rights", state="ok", detail=f"{posture.user} can only read", posture=posture)
+    is_enforced = profile.posture == "enforce"
+    hint = "Log in as a role that can only read: `pg-gateway check --sql` prints the SQL that makes one."
+    return Hop(
+        name="rights",
+        state="failed" if is_enforced else "warn",
+        detail=f"{posture.user} " + "; ".join(posture.risks),
+        hint=f'posture = "enforce" refuses all calls. {hint}' if is_enforced else hint,
+        posture=posture,
+    )
+
+
+_HOPS: Final[tuple[tuple[str, Callable[[_Path], Awaitable[Hop]]], ...]] = (
+    ("DNS", _dns),
+    ("TCP", _tcp),
+    ("TLS", _tls),
+    ("login", _login),
+    ("server", _server),
+)
+
+
+def _failure(name: str, error: Exception, path: _Path) -> Hop:
+    """Return the hop that `error` ended, with a hint for the operator rather than for a caller."""
+    cause: BaseException = error
+    while isinstance(cause, GatewayError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, TimeoutError):
+        budget = f"{path.deadline.budget_s:g} s"
+        return Hop(name=name, state="failed", detail=f"no answer within {budget}", hint=_SILENCE[name])
+    ours = from_dial(error, profile=path.profile.name, endpoint=str(path.endpoint))
+    hint = _REFUSALS.get(ours.sqlstate or "", ours.hint)
+    secret = path.profile.password or ""
+    if ours.sqlstate == "28P01" and secret.startswith(("env:", "file:")):
+        hint = f"{hint} It was taken from {secret}."
+    return Hop(name=name, state="failed", detail=ours.message, hint=hint)
+
+
+async def _try(name: str, hop: Callable[[_Path], Awaitable[Hop]], path: _Path, timeout_s: float) -> Hop:
     started = time.monotonic()
-
-    def done(name: str, detail: str) -> Hop:
-        return Hop(name=name, state="ok", detail=detail, seconds=time.monotonic() - started)
-
-    name = "configuration"
+    path.deadline = Deadline.after(timeout_s)
     try:
-        for name in ("configuration", "DNS", "TCP", "TLS", "login"):
-            started = time.monotonic()
-            deadline = Deadline.after(timeout_s)
-            async with deadline.scope():
-                match name:
-                    case "configuration":
-                        unsupported = profile.unsupported()
-                        if unsupported is not None:
-                            yield Hop(name=name, state="failed", detail=unsupported)
-                            return
-                        await resolve_password(profile, environ)
-                        changed = ", ".join(f"{key} from {variable}" for key, variable in profile.overrides)
-                        hop = done(name, f"{profile.address} as {profile.user}" + (f" ({changed})" if changed else ""))
-                    case "DNS":
-                        detail, _ = await _dns(endpoint)
-                        hop = done(name, detail)
-                    case "TCP":
-                        hop = done(name, await _tcp(endpoint))
-                    case "TLS":
-                        hop = await _tls(profile, endpoint, deadline)
-                    case _:
-                        connection = await dial(
-                            profile, endpoint, environ=environ, deadline=deadline, tell=lambda _record: None
-                        )
-                        hop = done(name, f"as {profile.user} to {profile.database}")
-            yield hop
-        name = "server"
-        started = time.monotonic()
-        assert connection is not None  # noqa: S101 - the login hop made it or raised
-        async with asyncio.timeout(timeout_s):
-            posture = await posture_of(connection)
-        kind = "standby" if posture.standby else "primary"
-        yield done(name, f"PostgreSQL {posture.server}, {kind}")
-        yield Hop(
-            name="session",
-            state="ok" if posture.read_only else "failed",
-            detail="read-only" if posture.read_only else "NOT read-only: the server ignored the start-up setting",
-        )
-        yield _rights(posture)
-    except GatewayError as error:
-        yield Hop(name=name, state="failed", detail=error.message, hint=error.hint, seconds=time.monotonic() - started)
+        async with path.deadline.scope():
+            done = await hop(path)
     except Exception as error:  # noqa: BLE001 - whatever breaks a hop is what the operator wants to read
-        ours = from_dial(error, profile=profile.name, endpoint=str(endpoint))
-        yield Hop(name=name, state="failed", detail=ours.message, hint=ours.hint, seconds=time.monotonic() - started)
+        done = _failure(name, error, path)
+    return replace(done, name=name, seconds=round(time.monotonic() - started, 4))
+
+
+async def check_profile(profile: Profile, *, environ: Mapping[str, str], timeout_s: float) -> AsyncIterator[Hop]:
+    """Yield each hop as it is done; behind one that failed there is none.
+
+    Hops: configuration; then for each server of the profile DNS, TCP, TLS, login, server, session and rights. Each
+    has `timeout_s` of its own.
+    """
+    path = _Path(profile, profile.endpoints[0], environ, Deadline.after(timeout_s))
+    first = await _try("configuration", _configuration, path, timeout_s)
+    yield first
+    if first.state == "failed":
+        return
+    for endpoint in profile.endpoints:
+        async with contextlib.aclosing(_check_endpoint(replace(path, endpoint=endpoint), timeout_s)) as hops:
+            async for hop in hops:
+                yield hop
+
+
+async def _check_endpoint(path: _Path, timeout_s: float) -> AsyncGenerator[Hop, None]:
+    try:
+        for name, hop in _HOPS:
+            done = await _try(name, hop, path, timeout_s)
+            yield done
+            if done.state == "failed":
+                return
+        assert path.posture is not None  # noqa: S101 - the server's hop found it or failed
+        yield _session(path.posture)
+        yield _rights(path.profile, path.posture)
     finally:
-        if connection is not None:
-            connection.terminate()
+        if path.connection is not None:
+            path.connection.terminate()

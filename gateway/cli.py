@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="pg-gateway",
-    help="One read-only MCP server over several PostgreSQL databases.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -47,6 +46,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 _DEFAULT_ADDRESS: Final = "127.0.0.1:8765"
 _BACKLOG: Final = 2048
 _LAST_ANSWERS_S: Final = 5
+_SHOWN_CHARS: Final = 100
 _FAILED: Final = 1
 _MISUSED: Final = 2
 
@@ -60,12 +60,24 @@ def _start_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
-def _explain(error: GatewayError) -> None:
+def _pointer(text: str, position: int) -> str:
+    """Return the line of `text` at this character, counted from 1, and a mark below it."""
+    start = text.rfind("\n", 0, position - 1) + 1
+    end = text.find("\n", position - 1)
+    line = text[start : end if end >= 0 else None]
+    column = position - 1 - start
+    first = max(0, column - _SHOWN_CHARS // 2)
+    return f"    {line[first : first + _SHOWN_CHARS]}\n    {' ' * (column - first)}^"
+
+
+def _explain(error: GatewayError, *, statement: str = "") -> None:
     from rich.console import Console
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(Text(f"{error.code}: ", style="bold red") + Text(error.message))
+    if error.position is not None and error.position <= len(statement):
+        console.print(Text(_pointer(statement, error.position)))
     if error.hint:
         console.print(Text(f"  {error.hint}", style="dim"))
 
@@ -353,7 +365,7 @@ async def _query(config: Config, sql: str, *, profile: str | None, form: str, li
 
                 typer.echo(to_json({"error": error.to_dict()}).decode())
             else:
-                _explain(error)
+                _explain(error, statement=sql)
             return _FAILED
     show(answer, form=form)
     return 0

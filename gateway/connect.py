@@ -138,6 +138,8 @@ def session_settings(profile: Profile, name: str) -> dict[str, str]:
         "IntervalStyle": "postgres",
         "bytea_output": "hex",
         "extra_float_digits": "1",
+        # The guard's parser knows no other way to read a string.
+        "standard_conforming_strings": "on",
     }
     if profile.search_path:
         settings["search_path"] = ", ".join('"' + name.replace('"', '""') + '"' for name in profile.search_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,10 +14,7 @@ from rich.text import Text
 
 from gateway.check import Hop, check_profile
 from gateway.config import Config
-from gateway.connect import dial
-from gateway.deadline import Deadline
-from gateway.errors import GatewayError
-from gateway.posture import least_privilege_sql, posture_of
+from gateway.posture import least_privilege_sql
 from gateway.profiles import Profile
 from gateway.results import to_json
 
@@ -89,41 +85,35 @@ async def show_check(
     report: dict[str, list[dict[str, Any]]] = {}
     failed = False
     for profile in profiles:
+        report[profile.name] = []
         if not as_json:
             console.print(Text(profile.name, style="bold"))
-        hops: list[Hop] = []
         async for hop in check_profile(profile, environ=environ, timeout_s=timeout_s):
-            hops.append(hop)
             failed = failed or hop.state == "failed"
+            sql = least_privilege_sql(hop.posture, schemas=profile.schemas) if with_sql and hop.posture else None
+            report[profile.name].append(_hop_row(hop, sql))
             if not as_json:
-                mark, style = _MARKS[hop.state]
-                line = Text(f"  {mark} ", style=style) + Text(f"{hop.name:<14}", style="bold") + Text(hop.detail)
-                console.print(line)
-                if hop.hint:
-                    console.print(Text(f"                  {hop.hint}", style="dim"))
-        report[profile.name] = [dataclasses.asdict(hop) for hop in hops]
-        if with_sql and hops[-1].state != "failed" and not as_json:
-            console.print(await _role_sql(profile, environ=environ, timeout_s=timeout_s), style="cyan")
+                _print_hop(console, hop, sql)
     if as_json:
         _print_json(report)
     return int(failed)
 
 
-async def _role_sql(profile: Profile, *, environ: Mapping[str, str], timeout_s: float) -> str:
-    try:
-        connection = await dial(
-            profile,
-            profile.endpoints[0],
-            environ=environ,
-            deadline=Deadline.after(timeout_s),
-            tell=lambda _record: None,
-        )
-    except GatewayError as error:
-        return f"-- {error.message}"
-    try:
-        return least_privilege_sql(await posture_of(connection))
-    finally:
-        connection.terminate()
+def _hop_row(hop: Hop, sql: str | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": hop.name, "state": hop.state, "detail": hop.detail}
+    row |= {"hint": hop.hint, "seconds": hop.seconds}
+    if hop.posture is not None:
+        row["risks"] = list(hop.posture.risks)
+    return row if sql is None else {**row, "sql": sql}
+
+
+def _print_hop(console: Console, hop: Hop, sql: str | None) -> None:
+    mark, style = _MARKS[hop.state]
+    console.print(Text(f"  {mark} ", style=style) + Text(f"{hop.name:<14}", style="bold") + Text(hop.detail))
+    if hop.hint:
+        console.print(Text(f"                  {hop.hint}", style="dim"))
+    if sql is not None:
+        console.print(Text(f"\n{sql}\n", style="cyan"))
 
 
 def _cell_text(value: Any) -> str:
@@ -150,6 +140,10 @@ def show_query(answer: Mapping[str, Any], *, form: str) -> None:
             table.add_row(*(Text("NULL", style="dim") if v is None else Text(_cell_text(v)) for v in row))
         Console(highlight=False).print(table)
     notes = Console(stderr=True, highlight=False)
-    notes.print(f"{page['row_count']} rows" + (", cut" if page["truncated"] else ""), style="dim")
+    count = page["row_count"]
+    # Text: what is in brackets is no markup.
+    notes.print(
+        Text(f"{count} row" + ("s" if count != 1 else "") + (", cut" if page["truncated"] else ""), style="dim")
+    )
     if page.get("hint"):
-        notes.print(page["hint"], style="dim")
+        notes.print(Text(page["hint"], style="dim"))

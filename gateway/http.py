@@ -1,8 +1,9 @@
 """The wire over HTTP: stateless Streamable HTTP at `/mcp`, and `/healthz`.
 
-Each POST is one request, answered with JSON, or by server-sent events once there is progress to tell a client that asked
-for it. A client that goes away cancels its call in both. The checks and the protocol are the SDK's (`serve_one`); what is
-ours is the way there: its own HTTP transport neither cancels a call answered with JSON nor takes a finished result.
+Each POST is one request, answered with JSON, or by server-sent events once there is progress to tell a client that
+asked for it. A client that goes away cancels its call in both. The checks and the protocol are the SDK's (`serve_one`);
+what is ours is the way there: its own HTTP transport neither cancels a call answered with JSON nor takes a finished
+result.
 """
 
 from __future__ import annotations
@@ -111,11 +112,19 @@ class _Exchange:
     can_send_request: bool = False
 
     async def send_raw_request(
-        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,  # noqa: ARG002 - the protocol's signature
+        opts: CallOptions | None = None,  # noqa: ARG002 - the protocol's signature
     ) -> dict[str, Any]:
         raise NoBackChannelError(method)
 
-    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+    async def notify(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        opts: CallOptions | None = None,  # noqa: ARG002 - the protocol's signature
+    ) -> None:
         if self.events is not None:
             await self.events.write(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 

@@ -24,8 +24,15 @@ _BRACKETS: Final = 1000
 _LEAST_CELL_BYTES: Final = 4
 # PostgreSQL's most for one SELECT is 1664.
 _MOST_COLUMNS: Final = 1600
-# White space as PostgreSQL's own functions write it (json_agg, json_build_object, json_object_agg, jsonb), in this order.
-_OWN_SPACES: Final = (("', '||chr(10)||' '", ","), ("' : '", ":"), ("'{ '", "{"), ("' }'", "}"), ("', '", ","), ("': '", ":"))
+# White space as PostgreSQL's own functions write it: json_agg, json_build_object, json_object_agg, jsonb.
+_OWN_SPACES: Final = (
+    ("', '||chr(10)||' '", ","),
+    ("' : '", ":"),
+    ("'{ '", "{"),
+    ("' }'", "}"),
+    ("', '", ","),
+    ("': '", ":"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +201,11 @@ def _source(statement: str, columns: Sequence[PageColumn], *, by_name: bool, lim
     # The text stands on lines of its own so that a trailing comment cannot swallow what follows. LIMIT keeps the
     # planner from merging the levels: an expression of the caller's is computed once, however often a cell names it.
     aliases = f"({','.join(names)})" if names and not by_name else ""
-    sql = f"(SELECT _s.*{''.join(extras)} FROM (\n{statement}\n) AS _s{aliases} LIMIT {limit}::bigint) AS _q"
+    inner = f"(\n{statement}\n) AS _s"
+    if extras:
+        # OFFSET 0 does the same for values and their texts.
+        inner = f"(SELECT * FROM {inner} OFFSET 0) AS _s"
+    sql = f"(SELECT _s.*{''.join(extras)} FROM {inner}{aliases} LIMIT {limit}::bigint) AS _q"
     cells = [f"_q.{name}" for name in names]
     if by_name:
         every = ",".join([*cells, *(text for text in texts if text is not None)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,11 +24,13 @@ _RISKY_ROLES: Final = (
 
 _SQL: Final = """
 WITH me AS (SELECT * FROM pg_roles WHERE rolname = current_user),
-tables AS (SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relowner FROM pg_class c
+tables AS (SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relowner, c.relkind FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'),
-writable AS (SELECT name FROM tables WHERE has_table_privilege(oid, 'INSERT, UPDATE, DELETE, TRUNCATE')),
-owned AS (SELECT name FROM tables, me WHERE relowner = me.oid)
+  WHERE c.relkind IN ('r', 'p', 'f', 'v') AND NOT c.relispartition
+    AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'),
+writable AS (SELECT name FROM tables WHERE has_table_privilege(oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
+  OR has_any_column_privilege(oid, 'INSERT, UPDATE')),
+owned AS (SELECT name FROM tables, me WHERE relowner = me.oid AND relkind <> 'v')
 SELECT json_build_object(
   'user', current_user, 'database', current_database(), 'server', current_setting('server_version'),
   'read_only', current_setting('transaction_read_only') = 'on',
@@ -36,7 +39,8 @@ SELECT json_build_object(
   'creates', (SELECT rolcreaterole OR rolcreatedb FROM me), 'replicates', (SELECT rolreplication FROM me),
   'memberships', (SELECT json_agg(r.rolname ORDER BY r.rolname) FROM pg_roles r, me
     WHERE NOT me.rolsuper AND r.rolname = ANY($1::text[]) AND pg_has_role(me.oid, r.oid, 'MEMBER')),
-  'owned', (SELECT count(*) FROM owned), 'owned_names', (SELECT json_agg(name) FROM (SELECT name FROM owned ORDER BY 1 LIMIT 5) x),
+  'owned', (SELECT count(*) FROM owned),
+  'owned_names', (SELECT json_agg(name) FROM (SELECT name FROM owned ORDER BY 1 LIMIT 5) x),
   'writable', (SELECT count(*) FROM writable),
   'writable_names', (SELECT json_agg(name) FROM (SELECT name FROM writable ORDER BY 1 LIMIT 5) x),
   'creates_in', (SELECT json_agg(nspname ORDER BY nspname) FROM pg_namespace
@@ -67,6 +71,10 @@ def _few(names: list[str] | None, count: int) -> str:
     return f"{shown}, …" if count > len(names or []) else shown
 
 
+def _tables(count: int) -> str:
+    return f"{count} table" if count == 1 else f"{count} tables"
+
+
 def _risks(found: dict[str, Any]) -> list[str]:
     risks = []
     if found["superuser"]:
@@ -79,9 +87,9 @@ def _risks(found: dict[str, Any]) -> list[str]:
         risks.append("may replicate: it reads everything")
     risks += [f"is a member of {role}" for role in found["memberships"] or []]
     if found["owned"]:
-        risks.append(f"owns {found['owned']} tables ({_few(found['owned_names'], found['owned'])})")
+        risks.append(f"owns {_tables(found['owned'])} ({_few(found['owned_names'], found['owned'])})")
     if found["writable"]:
-        risks.append(f"may write {found['writable']} tables ({_few(found['writable_names'], found['writable'])})")
+        risks.append(f"may write {_tables(found['writable'])} ({_few(found['writable_names'], found['writable'])})")
     if found["creates_in"]:
         risks.append(f"may create objects in {', '.join(found['creates_in'])}")
     risks += [f"extension {name} is installed: it reaches beyond this database" for name in found["extensions"] or []]
@@ -103,23 +111,34 @@ async def posture_of(connection: asyncpg.Connection) -> Posture:
     )
 
 
-def least_privilege_sql(posture: Posture, *, role: str = "gateway_reader") -> str:
-    """Return the SQL that makes a role which can do nothing but read; for people to review and run."""
+def least_privilege_sql(posture: Posture, *, schemas: Sequence[str] = (), role: str = "gateway_reader") -> str:
+    """Return the SQL that makes a role which can do nothing but read; for a superuser to review and run.
+
+    schemas: those that it may read; left out, all that there are. The role has no password yet: a text that people copy
+    should hold none.
+    """
 
     def name(text: str) -> str:
         return '"' + text.replace('"', '""') + '"'
 
+    reader, database = name(role), name(posture.database)
     lines = [
-        f"CREATE ROLE {name(role)} LOGIN PASSWORD '…' CONNECTION LIMIT 50 NOINHERIT;",
-        f"ALTER ROLE {name(role)} SET default_transaction_read_only = on;",
-        f"ALTER ROLE {name(role)} SET statement_timeout = '30s';",
-        f"GRANT CONNECT ON DATABASE {name(posture.database)} TO {name(role)};",
-        f"REVOKE TEMPORARY ON DATABASE {name(posture.database)} FROM PUBLIC;",
+        f"-- A role that can only read the database {posture.database}. Run it there, as a superuser.",
+        f"CREATE ROLE {reader} LOGIN NOINHERIT CONNECTION LIMIT 50;",
+        f"-- It cannot log in before it has a password; psql asks for one with: \\password {role}",
+        f"ALTER ROLE {reader} SET default_transaction_read_only = on;",
+        f"ALTER ROLE {reader} SET statement_timeout = '30s';",
+        f"GRANT CONNECT ON DATABASE {database} TO {reader};",
+        "-- What PUBLIC may, every role may: grant these two to those that need them.",
+        f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC;",
     ]
-    for schema in posture.schemas:
+    if "public" in posture.schemas:
+        lines.append("REVOKE CREATE ON SCHEMA public FROM PUBLIC;")
+    lines.append("-- The default covers tables that the role running this makes later; add FOR ROLE for other owners.")
+    for schema in schemas or posture.schemas:
         lines += [
-            f"GRANT USAGE ON SCHEMA {name(schema)} TO {name(role)};",
-            f"GRANT SELECT ON ALL TABLES IN SCHEMA {name(schema)} TO {name(role)};",
-            f"ALTER DEFAULT PRIVILEGES IN SCHEMA {name(schema)} GRANT SELECT ON TABLES TO {name(role)};",
+            f"GRANT USAGE ON SCHEMA {name(schema)} TO {reader};",
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA {name(schema)} TO {reader};",
+            f"ALTER DEFAULT PRIVILEGES IN SCHEMA {name(schema)} GRANT SELECT ON TABLES TO {reader};",
         ]
     return "\n".join(lines)

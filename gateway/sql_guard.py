@@ -8,12 +8,14 @@ role stop that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gateway.errors import TooLarge
 from gateway.sql_functions import FunctionCatalog
 from gateway.sql_rules import (
+    CALM_OVERLOADS,
     EXPLAIN_OPTIONS,
     FIELDS,
     KIND_OPERATORS,
@@ -25,12 +27,12 @@ from gateway.sql_rules import (
     SETTING_FUNCTION,
     STATEMENTS,
 )
-from gateway.sql_text import BLANKS, ONE_STATEMENT, Node, Parsed, parse, too_deep
+from gateway.sql_text import BLANKS, ONE_STATEMENT, Node, Parsed, parse
 from gateway.sql_verdicts import Fault, Rules, setting_fault
 
 __all__ = ["Judged", "judge", "parse"]
 
-MOST_NODES = 300_000
+MOST_NODES = 100_000  # twice what a list of 50,000 numbers needs
 _NOWHERE = 1 << 31  # parts of the tree that keep no location, such as FOR UPDATE
 # Nodes start with a capital and fields do not, so that one set holds both.
 _KNOWN = NODES | FIELDS
@@ -83,11 +85,10 @@ def judge(
             "one-statement",
             f"the text holds {len(parsed.statements)} statements and one is allowed per call",
             "send them one by one; a semicolon at the end is fine",
-        ).at(parsed.position(parsed.start(parsed.statements[1])))
+        ).at(parsed.position(parsed.statements[1].get("stmt_location", 0)))
     (statement,) = parsed.statements
-    start = parsed.start(statement)
-    length = statement.get("stmt_len", 0)
-    end = statement.get("stmt_location", 0) + length if length else len(parsed.raw)
+    start = statement.get("stmt_location", 0)  # its first token: what stands before is not part of it
+    end = start + statement["stmt_len"] if "stmt_len" in statement else len(parsed.raw)
     text = parsed.raw[start:end].decode().rstrip(BLANKS)
     offset = parsed.position(start) - 1
     ((kind, node),) = statement["stmt"].items()
@@ -139,8 +140,7 @@ def _verb(parsed: Parsed, statement: Node) -> str:
     from pglast.parser import scan
 
     words: list[str] = []
-    start = parsed.start(statement)
-    for token in scan(parsed.raw[start:].decode()):
+    for token in scan(parsed.raw[statement.get("stmt_location", 0) :].decode()):
         if token.name in ("SQL_COMMENT", "C_COMMENT"):
             continue
         if token.kind == "NO_KEYWORD" or len(words) == 2:  # noqa: PLR2004 - "ALTER SYSTEM" says enough
@@ -201,7 +201,11 @@ class _Walk:
                     if key not in _ENDS:
                         stack.append((child, scope))
             if left < 0:
-                raise too_deep()
+                raise TooLarge(
+                    f"the query has more than {MOST_NODES} parts",
+                    hint="pass long lists as one array parameter: WHERE id = ANY($1)",
+                    details={"rule": "parts"},
+                )
         self._judge_attributes()
         if self._faults:
             location, fault = min(self._faults, key=lambda found: found[0])
@@ -256,6 +260,11 @@ class _Walk:
         names = _words(node["funcname"])
         schema, name = (names[-2] if len(names) > 1 else None), names[-1]
         location = node.get("location", 0)
+        if CALM_OVERLOADS.get(name) == len(node.get("args", ())) and not node.get("func_variadic"):
+            if schema in (None, "pg_catalog"):
+                # What somebody has created under that name is judged as ever.
+                self._fault(location, self._rules.shadow_fault(name))
+                return
         key = ("f", schema, name)
         if key not in self._memo:
             self._memo[key] = self._rules.function_fault(schema, name)
@@ -323,20 +332,19 @@ class _Walk:
             self._attributes.append((qualifier, last["String"]["sval"], node.get("location", 0), False))
 
     def indirection(self, node: Node, _: Scope) -> None:
-        fields = node["arg"].get("ColumnRef", {}).get("fields", ())
-        qualifier = "".join(_words(fields)) if len(fields) == 1 else ""
         location = _location(node["arg"])
         for name in _words(node["indirection"]):
-            self._attributes.append((qualifier, name, location, True))
-            qualifier = ""
+            self._attributes.append(("", name, location, True))
 
     def range_function(self, node: Node, _: Scope) -> None:
         """Remember what a function in FROM is called: `g.name` may then apply a function to a scalar."""
         self._function_aliases.add(str(node.get("alias", {}).get("aliasname", "")))
-        for call in _dicts(node.get("functions", [])):
-            for item in _dicts(call.get("List", {}).get("items", [])):
+        for call in node.get("functions", []):
+            for item in call["List"]["items"]:
                 if "FuncCall" in item:
                     self._function_aliases.add(_words(item["FuncCall"]["funcname"])[-1])
+                elif "TypeCast" in item:
+                    self._function_aliases.add(_words(item["TypeCast"]["typeName"]["names"])[-1])
 
     def _judge_attributes(self) -> None:
         """Judge `a.b` once it is known what `a` is: a row of a relation, what a function returned, or any value."""
@@ -345,7 +353,7 @@ class _Walk:
             if name not in functions:  # nearly all columns
                 continue
             rows = self._row_aliases.get(qualifier, ())
-            scalar = qualifier in self._function_aliases or (parenthesised and not rows)
+            scalar = parenthesised or qualifier in self._function_aliases
             key = ("scalar" if scalar else "row", qualifier, name)
             if key not in self._memo:
                 self._memo[key] = self._rules.attribute_fault(name, scalar=scalar, relations=rows)
@@ -394,15 +402,6 @@ def _sees(scope: Scope, name: str) -> bool:
         if places.get(name, seen) < seen:
             return True
     return False
-
-
-def _dicts(items: Sequence[Any]) -> Iterator[Node]:
-    """Return the nodes of a list, those in lists within it included."""
-    for item in items:
-        if type(item) is dict:
-            yield item
-        elif type(item) is list:
-            yield from _dicts(item)
 
 
 def _words(names: Sequence[Node]) -> list[str]:

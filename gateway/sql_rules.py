@@ -246,7 +246,7 @@ DENIED_BUILTINS: dict[str, tuple[str, str]] = {
     "database_to_xml": (_DUMP, _SELECT_IT),
     "database_to_xmlschema": (_DUMP, _SELECT_IT),
     "database_to_xml_and_xmlschema": (_DUMP, _SELECT_IT),
-    "ts_rewrite": (_TEXT, "write the rewritten tsquery yourself, with && and ||"),
+    "ts_rewrite": (_TEXT, "ts_rewrite(query, target, substitute) takes the pair itself instead of SQL"),
     "txid_current": (_XID, _SNAPSHOT_XID),
     "pg_current_xact_id": (_XID, _SNAPSHOT_XID),
     "pg_export_snapshot": ("it leaves a file on the server until the transaction ends", "leave it out"),
@@ -257,6 +257,8 @@ DENIED_BUILTINS: dict[str, tuple[str, str]] = {
         "pg_get_function_arguments and pg_get_function_result give the signature",
     ),
 }
+# Denied built-ins of which one overload runs nothing: name -> how many arguments that one takes.
+CALM_OVERLOADS: dict[str, int] = {"ts_rewrite": 3}
 # Of extensions, in whatever schema they were installed.
 DENIED_ANYWHERE: dict[str, tuple[str, str]] = {
     "crosstab": (_TEXT, "write the pivot with count(*) FILTER (WHERE ...)"),
@@ -285,7 +287,7 @@ FUNCTION_HINTS: tuple[tuple[str, str], ...] = (
     ("pg_advisory_", "leave it out; pg_locks shows the locks that are held"),
     ("pg_try_advisory_", "leave it out; pg_locks shows the locks that are held"),
     ("pg_notify", _CHANNEL),
-    ("lo", "large objects cannot be read or made here; bytea columns can be read"),
+    ("lo_", "large objects cannot be read or made here; bytea columns can be read"),
     ("query_to_xml", _INLINE),
     ("cursor_to_xml", _INLINE),
     ("ts_stat", _INLINE),
@@ -320,7 +322,7 @@ DENIED_RELATIONS: dict[str, tuple[str, str]] = {
     "pg_backend_memory_contexts": (_INSIDE, "it is for the operator of the server"),
     "pg_shmem_allocations": (_INSIDE, "it is for the operator of the server"),
     "pg_shmem_allocations_numa": (_INSIDE, "it is for the operator of the server"),  # 18
-    "pg_config": (_HOST, "version() and SHOW server_version tell the version"),
+    "pg_config": ("how the server's machine is laid out", "version() and SHOW server_version tell the version"),
 }
 DENIED_SCHEMAS: dict[str, str] = {"pg_toast": "the stored halves of long values, whoever may read those"}
 SYSTEM_SCHEMAS = ("pg_catalog", "information_schema")

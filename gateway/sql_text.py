@@ -38,13 +38,6 @@ class Parsed:
         """Return a location as PostgreSQL reports positions: in characters, from 1."""
         return len(self.raw[: max(location, 0)].decode(errors="ignore")) + 1
 
-    def start(self, statement: Node) -> int:
-        """Return where the text of a statement starts, in bytes, blanks before it left out."""
-        start: int = statement.get("stmt_location", 0)
-        while start < len(self.raw) and chr(self.raw[start]) in BLANKS:
-            start += 1
-        return start
-
 
 def parse(sql: str) -> Parsed:
     """Return the statements of a text; caller text reaches the parser through here only.
@@ -61,7 +54,7 @@ def parse(sql: str) -> Parsed:
     except ParseError as error:
         message = str(error.args[0])
         if "stack depth" in message or "memory exhausted" in message:
-            raise too_deep() from error
+            raise _too_deep() from error
         index = error.args[1] if len(error.args) > 1 else None
         raise BadQuery(
             message[:500],
@@ -70,13 +63,13 @@ def parse(sql: str) -> Parsed:
             details={"rule": "syntax"},
         ) from error
     except (orjson.JSONDecodeError, RecursionError) as error:
-        raise too_deep() from error
+        raise _too_deep() from error
     if not statements:
         raise InvalidArguments("the query holds no statement, only blanks and comments", hint=ONE_STATEMENT)
     return Parsed(text=sql, raw=raw, statements=statements)
 
 
-def too_deep() -> TooLarge:
+def _too_deep() -> TooLarge:
     return TooLarge(
         "the query is nested too deeply",
         hint="long chains of operators can become one function or ANY(ARRAY[...]); UNIONs can become VALUES",

@@ -6,7 +6,7 @@ Names and what is known of the database in, a `Fault` or None out. Knows nothing
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from gateway.errors import BadQuery, Forbidden, GatewayError, UnsafeSql
@@ -31,18 +31,23 @@ _SHOWN = 80  # characters of a name that a message repeats
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why something is refused: the rule's id, a sentence, and what to do instead."""
+    """Why something is refused: the rule's id, a sentence, and what to do instead.
+
+    The hint may be a question that takes milliseconds; it is asked only of the one fault that is raised.
+    """
 
     rule: str
     message: str
-    hint: str
+    hint: str | Callable[[], str]
     error: type[GatewayError] = UnsafeSql
     sqlstate: str | None = None
     name: str | None = None
 
     def at(self, position: int | None) -> GatewayError:
+        """Return the error to raise, with its place in the text."""
+        hint = self.hint if isinstance(self.hint, str) else self.hint()
         details = {"rule": self.rule} | ({"name": self.name} if self.name else {})
-        return self.error(self.message, hint=self.hint, position=position, sqlstate=self.sqlstate, details=details)
+        return self.error(self.message, hint=hint, position=position, sqlstate=self.sqlstate, details=details)
 
 
 def setting_fault(name: str, catalog: FunctionCatalog) -> Fault | None:
@@ -169,7 +174,7 @@ class Rules:
         why = _why_harmful(entry)
         if why is None or (entry.extension or "", name) in EXTENSION_ALLOWED:
             return None
-        hint = next((hint for start, hint in FUNCTION_HINTS if name.startswith(start)), ASK_THE_OPERATOR)
+        hint = _function_hint(name)
         if shadows and not built_in:
             hint = f"write pg_catalog.{name} if you mean PostgreSQL's own, or {hint}"
         full = name if built_in else f"{entry.schema}.{name}"
@@ -178,14 +183,21 @@ class Rules:
 
     def _unknown(self, what: str, schema: str | None, name: str, known: Collection[str]) -> Fault:
         full = (f"{schema}.{name}" if schema else name)[:_SHOWN]
-        elsewhere = self.catalog.functions.get(name, ()) if what == "function" else ()
-        near = [f"{entry.schema}.{name}" for entry in elsewhere if entry.schema != schema]
-        near = near or difflib.get_close_matches(name, list(known), 3, 0.75)
-        hint = f"did you mean {' or '.join(near)}?" if near else ASK_THE_OPERATOR
         rule = f"unknown-{what}"
+
+        def hint() -> str:
+            elsewhere = self.catalog.functions.get(name, ()) if what == "function" else ()
+            near = [f"{entry.schema}.{name}" for entry in elsewhere if entry.schema != schema]
+            near = near or difflib.get_close_matches(name, list(known), 3, 0.75)
+            return f"did you mean {' or '.join(near)}?" if near else _function_hint(name)
+
         if self.catalog.complete:
             return Fault(rule, f"{what} {full} does not exist", hint, BadQuery, sqlstate="42883", name=full)
         return Fault(rule, f"{what} {full} is not known, so nobody can tell what it does", hint, name=full)
+
+
+def _function_hint(name: str) -> str:
+    return next((hint for start, hint in FUNCTION_HINTS if name.startswith(start)), ASK_THE_OPERATOR)
 
 
 def _why_harmful(entry: FunctionEntry) -> str | None:

@@ -26,6 +26,7 @@ SELECT json_agg(q.name)::text FROM (
     AND (c.relname ILIKE '%' || $1 || '%' OR $1 ILIKE '%' || c.relname || '%'
       OR abs(length(c.relname) - length($1)) <= 3)
     AND (n.nspname <> 'pg_catalog' OR $1 LIKE 'pg\\_%')
+    AND (cardinality($2::text[]) = 0 OR n.nspname = ANY($2::text[]))
   ORDER BY c.relname ILIKE '%' || $1 || '%' DESC, left(c.relname, 1) = left($1, 1) DESC LIMIT 2000) AS q"""
 _COLUMNS_SQL: Final = """
 SELECT json_agg(json_build_array(c.relname, a.attname))::text
@@ -45,9 +46,9 @@ def _bare(name: str) -> str:
     return name.rsplit(".", 1)[-1].strip('"')
 
 
-async def near_tables(connection: asyncpg.Connection, wanted: str) -> list[str]:
-    """Return up to three real tables whose names are near `wanted`, as `schema.table`."""
-    text = await connection.fetchval(_TABLES_SQL, _bare(wanted))
+async def near_tables(connection: asyncpg.Connection, wanted: str, *, schemas: Sequence[str] = ()) -> list[str]:
+    """Return up to three real tables whose names are near `wanted`, as `schema.table`; only of `schemas` if given."""
+    text = await connection.fetchval(_TABLES_SQL, _bare(wanted), list(schemas))
     names: list[str] = orjson.loads(text) if text else []
     by_bare: dict[str, str] = {}
     for name in names:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from gateway.app import Gateway, Reading
 from gateway.errors import InvalidArguments, NotFound
 from gateway.profiles import Profile
+from gateway.results import to_json
 from gateway.suggest import near_tables
 
 Answer = dict[str, Any]
@@ -21,6 +22,8 @@ ArgumentType = Literal["string", "integer", "array"]
 _REQUIRED: Final = object()
 # PostgreSQL cuts longer names; quoted and with its schema a name may be four times as long.
 _NAME_CHARS: Final = 300
+# What a tool still adds to an answer that was made to fit.
+_HINT_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,9 @@ class Argument:
                 return self._integer(value, place)
             case "array":
                 if not isinstance(value, list):
-                    raise InvalidArguments(f"{place} must be an array, not {_kind(value)}", hint="For example [1, \"a\"].")
+                    raise InvalidArguments(
+                        f"{place} must be an array, not {_kind(value)}", hint='For example [1, "a"].'
+                    )
                 return value
             case _:
                 return self._string(value, place)
@@ -84,7 +89,9 @@ class Argument:
         if self.least is not None and value < self.least:
             raise InvalidArguments(f"{place} = {value} is below the least, {self.least}")
         if self.most is not None and value > self.most:
-            raise InvalidArguments(f"{place} = {value} is above the most, {self.most}", hint="Read on in pages instead.")
+            raise InvalidArguments(
+                f"{place} = {value} is above the most, {self.most}", hint="Read on in pages instead."
+            )
         return value
 
 
@@ -130,7 +137,11 @@ class Tool:
         """Return the JSON schema of the answer."""
         properties = {"profile": {"type": "string"}, **self.output, "error": {"type": "object"}}
         # Some clients hold failures against this schema, too.
-        return {"type": "object", "properties": properties, "anyOf": [{"required": ["profile"]}, {"required": ["error"]}]}
+        return {
+            "type": "object",
+            "properties": properties,
+            "anyOf": [{"required": ["profile"]}, {"required": ["error"]}],
+        }
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all arguments, defaults included.
@@ -210,6 +221,10 @@ WITH t AS MATERIALIZED (
   JOIN pg_namespace n ON n.nspname = w.s JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.r
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY w.o LIMIT 1)"""
 
+# A FROM item that makes the rest of its statement wait 0.3 s at most for a lock: behind a migration an answer without
+# what needs the lock is better than none.
+IMPATIENT: Final = "(SELECT set_config('lock_timeout', '300', true)) AS impatient"
+
 KIND_SQL: Final = (
     "CASE {0}.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view' "
     "WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' END"
@@ -218,11 +233,25 @@ KIND_SQL: Final = (
 
 async def no_such_table(reading: Reading, schemas: Sequence[str], names: Sequence[str]) -> NotFound:
     """Return the error for a table that does not exist, with the nearest real names."""
-    near = await near_tables(reading.connection, names[0])
+    near = await near_tables(reading.connection, names[0], schemas=reading.profile.schemas)
     return NotFound(
         f"no table or view {schemas[-1]}.{names[-1]}" if "." not in names[0] else f"no table or view {names[0]}",
         hint=f"Did you mean {' or '.join(near)}?" if near else "Use `search_tables` or `list_tables` to find it.",
     )
+
+
+def fit_rows(answer: Answer, page_bytes: int) -> bool:
+    """Drop rows from the end of a columns-once answer until it fits a page; return whether any had to go."""
+    rows = answer["rows"]
+    spare = page_bytes - _HINT_BYTES - len(to_json({**answer, "rows": []}))
+    kept = 0
+    for row in rows:
+        spare -= len(to_json(row)) + 1
+        if spare < 0:
+            break
+        kept += 1
+    answer["rows"], answer["row_count"] = rows[:kept], kept
+    return kept < len(rows)
 
 
 def quoted(*parts: str) -> str:

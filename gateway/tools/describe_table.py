@@ -12,6 +12,7 @@ from gateway.policy import check_schema
 from gateway.profiles import Profile
 from gateway.results import to_json
 from gateway.tools.base import (
+    IMPATIENT,
     KIND_SQL,
     SCHEMA,
     TABLE,
@@ -51,12 +52,15 @@ def _sql(*, definitions: bool) -> str:
 
     definitions: with what only functions can write that take locks on tables, so that they wait for a migration.
     """
+
     def written(sql: str) -> str:
         return f"left({sql}, {_TEXT})" if definitions else "NULL::text"
 
     default = written("pg_get_expr(d.adbin, d.adrelid)")
     columns = f"""(SELECT json_agg(json_build_object(
       'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+      'values', CASE WHEN b.typtype = 'e' THEN (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM (
+        SELECT * FROM pg_enum e WHERE e.enumtypid = b.oid ORDER BY e.enumsortorder LIMIT {_LISTED}) AS e) END,
       'not_null', CASE WHEN a.attnotnull THEN true END,
       'default', CASE WHEN a.attgenerated = '' AND a.attidentity = '' THEN {default} END,
       'generated', CASE WHEN a.attgenerated <> '' THEN coalesce({default}, 'yes') END,
@@ -65,6 +69,8 @@ def _sql(*, definitions: bool) -> str:
         AND y.oid = a.atttypid AND a.attcollation <> y.typcollation),
       'comment', left(col_description(t.oid, a.attnum), {_TEXT})) ORDER BY a.attnum)
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.atthasdef
+    LEFT JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_type x ON x.oid = y.typelem AND y.typcategory = 'A'
+    LEFT JOIN pg_type b ON b.oid = coalesce(NULLIF(coalesce(x.typbasetype, y.typbasetype), 0), x.oid, y.oid)
     WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
     other = "(SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     key_out = f"""json_build_object('columns', {_columns_of("k.conkey", "k.conrelid")},
@@ -117,7 +123,7 @@ SELECT json_strip_nulls(json_build_object(
       'using', {written("pg_get_expr(l.polqual, l.polrelid)")},
       'restrictive', CASE WHEN NOT l.polpermissive THEN true END) ORDER BY l.polname)
     FROM pg_policy l WHERE l.polrelid = t.oid)))::text
-FROM t"""
+FROM t, {IMPATIENT}"""
 
 
 _WITH_DEFINITIONS: Final = _sql(definitions=True)
@@ -130,7 +136,8 @@ def _fit(answer: Answer, page_bytes: int) -> None:
         return
     for column in answer["columns"]:
         column.pop("comment", None)
-    answer["left_out"] = ["comments of columns"]
+        column.pop("values", None)
+    answer["left_out"] = ["comments and values of columns"]
     for part in ("definition", "partitions", "triggers", "referenced_by", "policies"):
         if len(to_json(answer)) <= page_bytes:
             return
@@ -170,8 +177,9 @@ async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile,
 DESCRIBE_TABLE: Final = Tool(
     name="describe_table",
     title="Describe a table",
-    description="Columns, keys, constraints, foreign keys in both directions, indexes, partitions, triggers, row security "
-    "and the definition of one table or view. What is absent is left out; columns are nullable unless not_null.",
+    description="Columns, keys, constraints, foreign keys in both directions, indexes, partitions, triggers, row "
+    "security and the definition of one table or view. What is absent is left out; columns are nullable unless "
+    "not_null.",
     arguments=(TABLE, SCHEMA),
     output={"table": {"type": "string"}, "columns": {"type": "array"}},
     run=_run,

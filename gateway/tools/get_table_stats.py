@@ -8,15 +8,31 @@ from typing import Any, Final
 import asyncpg
 
 from gateway.app import Gateway, Reading
+from gateway.errors import Unavailable
+from gateway.pg_errors import from_statement
 from gateway.policy import check_schema
 from gateway.profiles import Profile
 from gateway.query import begin_read_only
-from gateway.tools.base import KIND_SQL, SCHEMA, TABLE, TARGET_CTE, Answer, Tool, name_candidates, no_such_table, quoted
+from gateway.results import to_json
+from gateway.tools.base import (
+    IMPATIENT,
+    KIND_SQL,
+    SCHEMA,
+    TABLE,
+    TARGET_CTE,
+    Answer,
+    Tool,
+    name_candidates,
+    no_such_table,
+    quoted,
+)
 
 # A table of this many pages (8 MB) is counted in well under the budget.
 _COUNTED_BYTES: Final = 8 * 1024 * 1024
 _COUNT_S: Final = 2.0
 _COLUMNS: Final = 200
+# What may still come after the lists.
+_HINT_BYTES: Final = 256
 _ISO: Final = "to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 
@@ -69,22 +85,39 @@ SELECT json_strip_nulls(json_build_object(
       ORDER BY i.scans DESC, i.relname)
     FROM (SELECT c.relname, pg_stat_get_numscans(c.oid) AS scans, pg_stat_get_tuples_returned(c.oid) AS rows
       FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = t.oid LIMIT 100) AS i)))::text
-FROM t CROSS JOIN used"""
+FROM t CROSS JOIN used, {IMPATIENT}"""
 
 
 _WITH_SIZES: Final = _sql(sizes=True)
 _WITHOUT_SIZES: Final = _sql(sizes=False)
 
 
-async def _count(reading: Reading, found: Mapping[str, Any]) -> int | None:
-    """Return the exact number of rows, or None when that takes longer than its budget."""
+async def _count(reading: Reading, found: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Return the exact number of rows, or None and the reason: too slow, locked, not permitted or failing."""
     await begin_read_only(reading.connection, statement_s=reading.deadline.left(at_most=_COUNT_S))
     try:
-        return int(
-            await reading.connection.fetchval(f"SELECT count(*) FROM {quoted(found['schema'], found['table'])}")
-        )
-    except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError):
-        return None
+        text = await reading.connection.fetchval(f"SELECT count(*) FROM {quoted(found['schema'], found['table'])}")
+    except asyncpg.QueryCanceledError:
+        return None, "counting takes too long"
+    except asyncpg.LockNotAvailableError:
+        return None, "a migration holds a lock on a table"
+    except asyncpg.InsufficientPrivilegeError:
+        return None, "the gateway's role may not read it"
+    except asyncpg.PostgresError as error:
+        if isinstance(from_statement(error, profile=reading.profile.name), Unavailable):
+            raise
+        return None, f"counting fails: {error}"
+    return int(text), ""
+
+
+def _fit(answer: Answer, page_bytes: int) -> None:
+    """Shorten the lists until the answer fits, and say so."""
+    for part in ("indexes", "column_stats", "column_types"):
+        while answer.get(part) and len(to_json(answer)) > page_bytes - _HINT_BYTES:
+            listed = answer[part]
+            keep = len(listed) // 2
+            answer[part] = dict(list(listed.items())[:keep]) if isinstance(listed, dict) else listed[:keep]
+            answer["left_out"] = sorted({*answer.get("left_out", ()), part})
 
 
 async def _stats(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
@@ -100,17 +133,21 @@ async def _stats(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     check_schema(reading.profile, found["schema"])
     estimate = found.pop("estimate", None)
     small = found.get("bytes", {}).get("heap", _COUNTED_BYTES + 1) <= _COUNTED_BYTES
-    exact = await _count(reading, found) if hint is None and (small or estimate is None) else None
+    exact, reason = None, "a migration holds a lock on it"
+    if hint is None and (small or estimate is None):
+        exact, reason = await _count(reading, found)
     rows: Answer = {"schema": found.pop("schema"), "table": found.pop("table"), "kind": found.pop("kind")}
     if exact is not None:
         rows["rows"] = exact
     elif estimate is not None:
         rows["rows_estimate"] = estimate
     else:
-        hint = "The number of rows is not known: never analyzed, and counting takes too long."
+        unknown = f"The number of rows is not known: {reason}."
+        hint = f"{hint} {unknown}" if hint else unknown
     answer = {"profile": reading.profile.name, **rows, **found}
     if hint is not None:
         answer["hint"] = hint
+    _fit(answer, reading.profile.limits.page_kb * 1024)
     return answer
 
 
@@ -121,8 +158,8 @@ async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile,
 GET_TABLE_STATS: Final = Tool(
     name="get_table_stats",
     title="Table statistics",
-    description="Rows (exact for small tables, else rows_estimate), sizes in bytes, dead rows, last vacuum and analyze, "
-    "scans, column types, null and distinct fractions of columns, and use of indexes.",
+    description="Rows (exact for small tables, else rows_estimate), sizes in bytes, dead rows, last vacuum and "
+    "analyze, scans, column types, null and distinct fractions of columns, and use of indexes.",
     arguments=(TABLE, SCHEMA),
     output={"table": {"type": "string"}, "rows": {"type": "integer"}, "bytes": {"type": "object"}},
     run=_run,

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from gateway.app import Gateway, Reading
 from gateway.errors import NotFound
+from gateway.policy import check_schema
 from gateway.profiles import Profile
 from gateway.suggest import near
-from gateway.tools.base import KIND_SQL, SCHEMA, TABLE_OUTPUT, Answer, Argument, Tool
+from gateway.tools.base import KIND_SQL, SCHEMA, TABLE_OUTPUT, Answer, Argument, Tool, fit_rows
 
 _COUNTS_S: Final = 30.0
 _KINDS: Final = KIND_SQL.format("c")
@@ -45,12 +46,15 @@ rows AS (
 SELECT json_build_object(
   'known', EXISTS (SELECT FROM s),
   'counts', CASE WHEN (SELECT yes FROM whole) THEN
-      (SELECT json_object_agg(kind, n ORDER BY kind) FROM (SELECT {_KINDS} AS kind, count(*) AS n FROM page c GROUP BY 1) x)
+      (SELECT json_object_agg(kind, n ORDER BY kind)
+       FROM (SELECT {_KINDS} AS kind, count(*) AS n FROM page c GROUP BY 1) AS x)
     WHEN $4::bool THEN (SELECT json_object_agg(kind, n ORDER BY kind) FROM kinds) END,
   'rows', (SELECT json_agg(row ORDER BY relname) FROM rows),
+  'more', (SELECT count(*) > $2::int FROM page),
   'schemas', CASE WHEN NOT EXISTS (SELECT FROM s) THEN (SELECT json_agg(nspname ORDER BY nspname) FROM (
     SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)' ORDER BY nspname LIMIT 200) AS n) END)::text"""
 
+_ALWAYS: Final = ("table", "kind")
 _COLUMNS: Final = [
     {"name": "table", "type": "name"},
     {"name": "kind", "type": "text"},
@@ -63,38 +67,45 @@ _COLUMNS: Final = [
 
 async def _list(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     schema, limit, offset = arguments["schema"], arguments["limit"], arguments["offset"]
+    profile = reading.profile
+    check_schema(profile, schema)
     known = reading.state.counts.get(schema)
     is_known = known is not None and time.monotonic() - known[0] < _COUNTS_S
     found = await reading.catalogue(_SQL, schema, limit, offset, not is_known)
     if not found["known"]:
-        schemas = found["schemas"] or []
+        schemas = [name for name in found["schemas"] or [] if not profile.schemas or name in profile.schemas]
         close = near(schema, schemas)
         shown = [*close, *(name for name in schemas if name not in close)][:20]
         raise NotFound(f"no schema {schema!r}", hint=f"Schemas that exist: {', '.join(shown)}.")
     rows = found["rows"] or []
     # Columns that say nothing on this page cost a model tokens in every row.
-    kept = [i for i, column in enumerate(_COLUMNS) if i < 2 or any(row[i] is not None for row in rows)]
+    kept = [
+        i for i, column in enumerate(_COLUMNS) if column["name"] in _ALWAYS or any(row[i] is not None for row in rows)
+    ]
     if found["counts"] is not None or known is None:
         known = (time.monotonic(), found["counts"] or {})
         reading.state.counts[schema] = known
     counted_at, counts = known
-    left = sum(counts.values()) - offset - len(rows)
     answer: Answer = {
-        "profile": reading.profile.name,
+        "profile": profile.name,
         "schema": schema,
         "counts": counts,
         "columns": [_COLUMNS[i] for i in kept],
         "rows": [[row[i] for i in kept] for row in rows],
         "row_count": len(rows),
-        "truncated": left > 0,
+        "truncated": found["more"],
     }
+    if fit_rows(answer, profile.limits.page_kb * 1024):
+        answer["truncated"] = True
     age_s = time.monotonic() - counted_at
     if age_s > 1:
         answer["counts_age_s"] = round(age_s)
-    if left > 0:
-        answer["next_offset"] = offset + len(rows)
-        answer["hint"] = f"{left} more: call again with offset {offset + len(rows)}, or use search_tables."
-    reading.record.rows = len(rows)
+    if answer["truncated"]:
+        answer["next_offset"] = offset + answer["row_count"]
+        # Counts may be older than the page.
+        left = max(1, sum(counts.values()) - answer["next_offset"])
+        answer["hint"] = f"{left} more: call again with offset {answer['next_offset']}, or use search_tables."
+    reading.record.rows, reading.record.truncated = answer["row_count"], answer["truncated"]
     return answer
 
 

@@ -23,14 +23,19 @@ from gateway.tools.base import (
     quoted,
 )
 
-# The key is the primary one, else the smallest unique index over columns that are never null.
+# The key is the primary one, else the smallest unique index over columns that are never null; what an index only
+# INCLUDEs is not part of it. A parent shows the rows of its children, too, which no index of its own makes unique.
 _SQL: Final = f"""{TARGET_CTE},
-key AS (
-  SELECT i.indkey::int2[] AS places FROM t JOIN pg_index i ON i.indrelid = t.oid
+keys AS (
+  SELECT i.indisprimary, i.indexrelid, i.indnkeyatts, (i.indkey::int2[])[0:i.indnkeyatts - 1] AS places
+  FROM t JOIN pg_index i ON i.indrelid = t.oid
   WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
-    AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum = ANY(i.indkey::int2[])
+    AND (t.relkind <> 'r' OR NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = t.oid))),
+key AS (
+  SELECT k.places FROM keys k, t
+  WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum = ANY(k.places)
       AND NOT a.attnotnull)
-  ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1)
+  ORDER BY k.indisprimary DESC, k.indnkeyatts, k.indexrelid LIMIT 1)
 SELECT json_build_object('schema', t.nspname, 'table', t.relname,
   'columns', (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
     WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped),

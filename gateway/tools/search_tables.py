@@ -9,7 +9,7 @@ from gateway.app import Gateway, Reading
 from gateway.errors import NotFound
 from gateway.policy import check_schema
 from gateway.profiles import Profile
-from gateway.tools.base import KIND_SQL, TABLE_OUTPUT, Answer, Argument, Tool
+from gateway.tools.base import KIND_SQL, TABLE_OUTPUT, Answer, Argument, Tool, fit_rows
 
 _TERM_CHARS: Final = 200
 _COMMENT: Final = 200
@@ -53,6 +53,7 @@ SELECT json_build_object('known', $2 = '' OR EXISTS (SELECT FROM pg_namespace WH
       ORDER BY b.score, length(b.relname), b.nspname, b.relname, b.attname)
     FROM (SELECT * FROM best ORDER BY score, length(relname), nspname, relname, attname LIMIT $3::int) AS b))::text"""
 
+_ALWAYS: Final = ("schema", "table", "kind")
 _COLUMNS: Final = [
     {"name": "schema", "type": "name"},
     {"name": "table", "type": "name"},
@@ -72,7 +73,7 @@ async def _search(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     rows = found["rows"] or []
     truncated = len(rows) > limit
     rows = rows[:limit]
-    kept = [i for i in range(len(_COLUMNS)) if i < 3 or any(row[i] is not None for row in rows)]
+    kept = [i for i, c in enumerate(_COLUMNS) if c["name"] in _ALWAYS or any(row[i] is not None for row in rows)]
     answer: Answer = {
         "profile": reading.profile.name,
         "columns": [_COLUMNS[i] for i in kept],
@@ -80,11 +81,13 @@ async def _search(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
         "row_count": len(rows),
         "truncated": truncated,
     }
+    if fit_rows(answer, reading.profile.limits.page_kb * 1024):
+        truncated = answer["truncated"] = True
     if truncated:
         answer["hint"] = "More matches exist: search for a longer term, name a schema, or raise limit."
     elif not rows:
         answer["hint"] = "No table, column or comment holds this text; try a shorter part of the word, or list_tables."
-    reading.record.rows, reading.record.truncated = len(rows), truncated
+    reading.record.rows, reading.record.truncated = answer["row_count"], truncated
     return answer
 
 

@@ -14,7 +14,7 @@ import pytest
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
-from tests.support.clients import ERAS, Era, body, call_message, initialize, over_stdio, wire
+from tests.support.clients import ERAS, Era, Wire, body, call_message, initialize, over_stdio, wire
 from tests.support.databases import SLOW, ended, running
 from tests.support.gateway import write_profiles
 from tests.support.polling import until
@@ -63,28 +63,48 @@ async def clients(tmp_path_factory: pytest.TempPathFactory, databases: Pair) -> 
         yield {"2025-11-25": older, "2026-07-28": newer}
 
 
+@pytest.fixture(scope="module")
+async def wires(tmp_path_factory: pytest.TempPathFactory, databases: Pair) -> AsyncIterator[dict[Era, Wire]]:
+    """Give a bare wire of each era, shared by the tests that do not end it."""
+    config = write_profiles(tmp_path_factory.mktemp("wires"), databases)
+    async with wire(config, "2025-11-25") as older, wire(config, "2026-07-28") as newer:
+        yield {"2025-11-25": older, "2026-07-28": newer}
+        assert (await older.close(), await newer.close()) == (0, 0)
+    assert "Traceback" not in older.log
+
+
+@pytest.fixture
+def opened(wires: dict[Era, Wire], era: Era) -> Wire:
+    return wires[era]
+
+
 @pytest.fixture
 def client(clients: dict[Era, Client], era: Era) -> Client:
     return clients[era]
 
 
-async def test_with_every_database_down_the_tools_are_listed_at_once(down: Path, era: Era) -> None:
+async def test_with_every_database_down_the_tools_are_listed_at_once_and_the_dead_one_is_named(
+    down: Path, era: Era
+) -> None:
     started = time.monotonic()
     async with over_stdio(down, era) as client:
         tools = (await client.list_tools()).tools
         seconds = time.monotonic() - started
-        assert client.protocol_version == era
+        dead = body(await client.call_tool("list_tables", {}))["error"]
+        lost = body(await client.call_tool("list_tables", {"profile": "lost"}))["error"]
 
     assert [tool.name for tool in tools] == TOOLS
-    # Mostly Python's own start; a dial to a dead host would take seconds.
+    # Mostly Python's own start; a dial to a dead host would take longer.
     assert seconds < 5
+    assert (dead["code"], dead["profile"], dead["retryable"]) == ("unavailable", "dead", True)
+    assert "127.0.0.1:1 refused the connection" in dead["message"]
+    assert (lost["code"], lost["profile"], lost["retryable"]) == ("unavailable", "lost", True)
+    assert "nowhere.invalid" in lost["message"]
 
 
-async def test_each_tool_says_what_it_is_and_takes_nothing_unknown(down: Path, era: Era) -> None:
-    async with over_stdio(down, era) as client:
-        tools = (await client.list_tools()).tools
-
-    for tool in tools:
+async def test_each_tool_says_what_it_is_and_takes_nothing_unknown(client: Client, era: Era) -> None:
+    assert client.protocol_version == era
+    for tool in (await client.list_tools()).tools:
         assert tool.title
         assert tool.description
         assert tool.annotations is not None
@@ -203,17 +223,6 @@ async def test_a_mistake_in_a_statement_has_its_place(client: Client) -> None:
     assert error["sqlstate"] == "42703"
 
 
-async def test_a_database_that_is_down_is_named_by_its_answer(down: Path, era: Era) -> None:
-    async with over_stdio(down, era) as client:
-        dead = body(await client.call_tool("list_tables", {}))["error"]
-        lost = body(await client.call_tool("list_tables", {"profile": "lost"}))["error"]
-
-    assert (dead["code"], dead["profile"], dead["retryable"]) == ("unavailable", "dead", True)
-    assert "127.0.0.1:1 refused the connection" in dead["message"]
-    assert (lost["code"], lost["profile"], lost["retryable"]) == ("unavailable", "lost", True)
-    assert "nowhere.invalid" in lost["message"]
-
-
 async def test_a_wrong_password_is_not_told_and_not_retryable(tmp_path: Path, databases: Pair) -> None:
     config = write_profiles(tmp_path, databases)
     (tmp_path / "first.password").write_text("swordfish-of-old")
@@ -228,15 +237,12 @@ async def test_a_wrong_password_is_not_told_and_not_retryable(tmp_path: Path, da
     assert not second.is_error
 
 
-async def test_the_log_tells_of_calls_and_not_of_secrets(config: Path, databases: Pair, era: Era) -> None:
-    async with over_stdio(config, era) as client:
-        await client.call_tool("execute_query", {"query": "SELECT 'a private matter'"})
+async def test_the_log_tells_of_calls_and_not_of_secrets(opened: Wire, databases: Pair) -> None:
+    await opened.call("execute_query", query="SELECT 'a private matter'")
 
-    log = (config.parent / "stdio.log").read_text()
-    assert "tool=execute_query profile=first outcome=ok" in log
-    assert "a private matter" not in log
-    assert databases.first.reader_password not in log
-    assert "Traceback" not in log
+    assert "tool=execute_query profile=first outcome=ok" in opened.log
+    assert "a private matter" not in opened.log
+    assert databases.first.reader_password not in opened.log
 
 
 # A wrapper that prints into stdout on every path there is: Python's, the descriptor's, a child's.
@@ -258,12 +264,12 @@ main()
 """
 
 
-async def test_what_is_printed_inside_does_not_fall_into_the_protocol(config: Path, era: Era, tmp_path: Path) -> None:
+async def test_what_is_printed_inside_does_not_fall_into_the_protocol(config: Path, tmp_path: Path) -> None:
     script = tmp_path / "chatty.py"
     script.write_text(CHATTY)
     argv = [command()[0], str(script), "serve", "--config", str(config)]
 
-    async with wire(config, era, argv=argv) as opened:
+    async with wire(config, "2026-07-28", argv=argv) as opened:
         first = await opened.call("execute_query", query="SELECT 1 AS one")
         second = await opened.call("execute_query", query="SELECT 2 AS two")
         assert await opened.close() == 0
@@ -286,58 +292,40 @@ GARBAGE = {
 }
 
 
-async def test_a_line_that_is_no_message_is_answered_and_the_next_one_served(config: Path, era: Era) -> None:
-    async with wire(config, era) as opened:
-        for garbage, line in GARBAGE.items():
-            opened.write(line)
-            refusal = await opened.read()
-            answer = await opened.call("execute_query", query="SELECT 1 AS one")
+@pytest.mark.parametrize("garbage", GARBAGE)
+async def test_a_line_that_is_no_message_is_answered_and_the_next_one_served(opened: Wire, garbage: str) -> None:
+    opened.write(GARBAGE[garbage])
+    refusal = await opened.answer(None)
+    answer = await opened.call("execute_query", query="SELECT 1 AS one")
 
-            assert refusal["error"]["code"] in (-32700, -32600), garbage
-            assert refusal["id"] is None
-            assert answer["rows"] == [[1]]
-        assert await opened.close() == 0
-    assert opened.others == []
-    assert "Traceback" not in opened.log
+    assert refusal["error"]["code"] in (-32700, -32600)
+    assert answer["rows"] == [[1]]
 
 
-async def test_empty_lines_are_nothing(config: Path) -> None:
-    async with wire(config, "2026-07-28") as opened:
-        opened.write(b"\n  \n\r\n")
-        assert (await opened.call("execute_query", query="SELECT 1"))["rows"] == [[1]]
-        assert await opened.close() == 0
-    assert opened.others == []
+async def test_empty_lines_are_nothing(opened: Wire) -> None:
+    opened.others.clear()
+    opened.write(b"\n  \n\r\n")
+    assert (await opened.call("execute_query", query="SELECT 1"))["rows"] == [[1]]
+    assert not [message for message in opened.others if "error" in message]
 
 
-async def test_a_line_of_megabytes_is_read_whole(config: Path) -> None:
-    async with wire(config, "2026-07-28") as opened:
-        answer = await opened.call("execute_query", query="SELECT length($1::text)", params=["x" * 3_000_000])
+async def test_a_line_of_megabytes_is_read_whole(opened: Wire) -> None:
+    answer = await opened.call("execute_query", query="SELECT length($1::text)", params=["x" * 3_000_000])
     assert answer["rows"] == [[3_000_000]]
 
 
-async def test_an_answer_has_the_id_of_its_request(down: Path) -> None:
-    async with wire(down, "2026-07-28") as opened:
-        for wanted in (0, "", "a name", 2**53):
-            opened.send(call_message("2026-07-28", "list_tables", {"limit": 0}, id=wanted))
-            assert (await opened.read())["id"] == wanted
+@pytest.mark.parametrize("wanted", [0, "", "a name", 2**53])
+async def test_an_answer_has_the_id_of_its_request(opened: Wire, era: Era, wanted: Any) -> None:
+    opened.send(call_message(era, "list_tables", {"limit": 0}, id=wanted))
+    assert (await opened.answer(wanted))["id"] == wanted
 
 
-@pytest.mark.parametrize("asked", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
-async def test_each_version_with_a_handshake_is_spoken(down: Path, asked: str) -> None:
+async def test_the_oldest_version_is_spoken(down: Path) -> None:
     async with wire(down, "2026-07-28") as opened:
-        opened.send(initialize(asked))
+        opened.send(initialize("2024-11-05"))
         greeting = await opened.answer("greeting")
-    assert greeting["result"]["protocolVersion"] == asked
+    assert greeting["result"]["protocolVersion"] == "2024-11-05"
     assert "dead" in greeting["result"]["instructions"]
-
-
-async def test_the_end_of_stdin_ends_the_process(config: Path, era: Era) -> None:
-    async with wire(config, era) as opened:
-        await opened.call("execute_query", query="SELECT 1")
-        started = time.monotonic()
-        assert await opened.close() == 0
-    assert time.monotonic() - started < 2
-    assert "Traceback" not in opened.log
 
 
 async def test_the_end_of_stdin_ends_the_process_while_a_statement_runs(
@@ -366,38 +354,43 @@ async def test_a_signal_ends_the_process_and_its_statements(
     assert "Traceback" not in opened.log
 
 
-async def test_a_call_that_is_cancelled_ends_its_statement(config: Path, databases: Pair, era: Era) -> None:
+async def test_a_call_that_is_cancelled_ends_its_statement(opened: Wire, databases: Pair, era: Era) -> None:
     marked = f"{SLOW} -- cancelled {era}"
-    async with wire(config, era) as opened:
-        call_id = opened.start_call("execute_query", query=marked)
-        assert await until(lambda: running(databases.first, marked))
-        opened.notify("notifications/cancelled", requestId=call_id, reason="enough")
-        assert await until(lambda: ended(databases.first, marked), within_s=2)
-        assert (await opened.call("execute_query", query="SELECT 1"))["rows"] == [[1]]
+    call_id = opened.start_call("execute_query", query=marked)
+    assert await until(lambda: running(databases.first, marked))
+    opened.notify("notifications/cancelled", requestId=call_id, reason="enough")
+    assert await until(lambda: ended(databases.first, marked), within_s=2)
+    assert (await opened.call("execute_query", query="SELECT 1"))["rows"] == [[1]]
 
 
-async def test_a_call_that_takes_long_tells_of_its_progress(config: Path, era: Era) -> None:
-    async with wire(config, era) as opened:
-        call_id = opened.start_call("execute_query", query=SLOW, meta={"progressToken": "a token"})
-        told = [await opened.read() for _ in range(2)]
-        opened.notify("notifications/cancelled", requestId=call_id)
+async def test_a_call_that_takes_long_tells_of_its_progress(opened: Wire, databases: Pair, era: Era) -> None:
+    marked = f"{SLOW} -- progress {era}"
+    call_id = opened.start_call("execute_query", query=marked, meta={"progressToken": "a token"})
+    told: list[dict[str, Any]] = []
+    while len(told) < 2:
+        message = await opened.read()
+        told += [message] if message.get("method") == "notifications/progress" else []
+    opened.notify("notifications/cancelled", requestId=call_id)
 
-    assert [message["method"] for message in told] == ["notifications/progress"] * 2
     assert [message["params"]["progressToken"] for message in told] == ["a token"] * 2
     assert told[0]["params"]["progress"] < told[1]["params"]["progress"]
     assert "execute_query" in told[0]["params"]["message"]
+    assert await until(lambda: ended(databases.first, marked), within_s=2)
 
 
-async def test_calls_that_come_together_are_answered_together(config: Path, era: Era) -> None:
-    async with wire(config, era) as opened:
-        slow = opened.start_call("execute_query", query=SLOW)
-        quick = [opened.start_call("execute_query", query=f"SELECT {number}") for number in range(20)]
-        answers: dict[int, list[list[Any]]] = {}
-        while len(answers) < len(quick):
-            message = await opened.read()
-            answers[message["id"]] = message["result"]["structuredContent"]["rows"]
-        opened.notify("notifications/cancelled", requestId=slow)
+async def test_quick_calls_overtake_a_slow_one(opened: Wire, databases: Pair, era: Era) -> None:
+    marked = f"{SLOW} -- overtaken {era}"
+    slow = opened.start_call("execute_query", query=marked)
+    assert await until(lambda: running(databases.first, marked))
+    quick = [opened.start_call("execute_query", query=f"SELECT {number}") for number in range(20)]
+    answers: dict[int, list[list[Any]]] = {}
+    while len(answers) < len(quick):
+        message = await opened.read()
+        answers[message["id"]] = message["result"]["structuredContent"]["rows"]
+    opened.notify("notifications/cancelled", requestId=slow)
+
     assert answers == {call_id: [[number]] for number, call_id in enumerate(quick)}
+    assert await until(lambda: ended(databases.first, marked), within_s=2)
 
 
 def conversation(era: Era) -> bytes:
@@ -410,7 +403,7 @@ def conversation(era: Era) -> bytes:
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
-@pytest.mark.parametrize("kinds", ["files", "pipes"])
+@pytest.mark.parametrize(("kinds", "era"), [("files", "2025-11-25"), ("files", "2026-07-28"), ("pipes", "2025-11-25")])
 async def test_a_conversation_from_a_file_or_a_pipe_is_answered_to_its_end(
     config: Path, era: Era, tmp_path: Path, kinds: str
 ) -> None:

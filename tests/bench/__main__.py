@@ -123,7 +123,7 @@ class Bench:
 
 
 def _logs(folder: Path) -> str:
-    return "\n".join(f"{log.name}: {log.read_text(errors='replace')[-3000:]}" for log in folder.glob("*.log"))
+    return "\n".join(f"{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in folder.glob("*.log"))
 
 
 async def _run(effort: Effort) -> dict[str, Any]:

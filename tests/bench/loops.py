@@ -27,6 +27,11 @@ class Sample:
         """The median of the rounds' calls per second."""
         return statistics.median(self.rounds)
 
+    @property
+    def spread(self) -> float:
+        """The quickest round beside the slowest: far from 1, something else was using the machine."""
+        return max(self.rounds) / min(self.rounds)
+
     def quantile_ms(self, part: float) -> float:
         """Return the time within which that part of the calls was answered."""
         ordered = sorted(self.latencies_s)
@@ -39,6 +44,7 @@ class Sample:
             "p50_ms": round(self.quantile_ms(0.5), 3),
             "p99_ms": round(self.quantile_ms(0.99), 3),
             "calls": len(self.latencies_s),
+            "spread": round(self.spread, 2),
         }
 
 

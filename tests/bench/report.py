@@ -11,6 +11,8 @@ from rich.table import Table
 from tests.bench.lines import Line
 from tests.bench.throughput import BARE, CALLERS, FLOOR, OURS, RAW, WORKLOADS, Cell, Transport, Workload
 
+# Past this, other work took so much of the machine that a row's ratios say little.
+_UNSTEADY = 1.5
 _VERDICTS = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}
 
 
@@ -52,6 +54,7 @@ def ratios(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                         "raw": raw.sample.to_dict(),
                         "ours_to_floor": round(ours.sample.per_s / floor.sample.per_s, 3),
                         "ours_to_raw": round(to_raw, 3),
+                        "spread": round(max(ours.sample.spread, floor.sample.spread, raw.sample.spread), 2),
                         "least_to_raw": least,
                         "met": None if least is None else to_raw >= least,
                     }
@@ -63,7 +66,19 @@ def _calls_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="Calls per second, closed loop of c callers", title_justify="left")
     for name in ("asked", "c", "over"):
         table.add_column(name, no_wrap=True)
-    numbers = ("ours", "p50 ms", "p99 ms", "bare SDK", "floor SDK", "raw asyncpg", "ours/floor", "ours/raw", "goal", "")
+    numbers = (
+        "ours",
+        "p50 ms",
+        "p99 ms",
+        "bare SDK",
+        "floor SDK",
+        "raw asyncpg",
+        "ours/floor",
+        "ours/raw",
+        "goal",
+        "",
+        "spread",
+    )
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -82,6 +97,7 @@ def _calls_table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['ours_to_raw']:.3f}",
             f"≥ {row['least_to_raw']:.2f}" if row["least_to_raw"] else "",
             _VERDICTS[row["met"]],
+            f"[red]{row['spread']:.1f}[/]" if row["spread"] > _UNSTEADY else f"{row['spread']:.1f}",
         )
     return table
 
@@ -118,4 +134,11 @@ def show(console: Console, rows: Sequence[dict[str, Any]], lines: Sequence[Line]
         "Goals here are parts of raw asyncpg in the same run; docs/speed.md says which peer each stands for.",
         style="dim",
     )
+    unsteady = sum(row["spread"] > _UNSTEADY for row in rows)
+    if unsteady:
+        console.print(
+            f"{unsteady} of {len(rows)} rows are unsteady: their rounds differ by more than {_UNSTEADY:g} x, so something "
+            "else was using the machine. Do not read their ratios and verdicts; run it again when it is quiet.",
+            style="yellow",
+        )
     console.print(_lines_table(lines))

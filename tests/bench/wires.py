@@ -129,15 +129,24 @@ async def stdio_server(argv: Sequence[str], *, environ: Mapping[str, str], folde
 
 
 class HttpClient:
-    """One kept-alive connection; requests follow one another."""
+    """One kept-alive connection, opened again where the server ended it while it was idle."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, port: int) -> None:
         self._port = port
         self._next_id = 0
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return the streams of a connection that is alive."""
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(HOST, self._port, limit=_LINE_BYTES)
+        return self._streams
 
     async def request(self, method: str, params: dict[str, Any], *, name: str | None = None) -> bytes:
         """Return the body that answers a request, in the envelope form of the protocol."""
+        reader, writer = await self.open()
         self._next_id += 1
         body = orjson.dumps(
             {"jsonrpc": "2.0", "id": self._next_id, "method": method, "params": {**params, "_meta": _META}}
@@ -149,19 +158,21 @@ class HttpClient:
             + (f"Mcp-Name: {name}\r\n" if name else "")
             + f"Content-Length: {len(body)}\r\n\r\n"
         )
-        self._writer.write(head.encode() + body)
-        answer_head = await self._reader.readuntil(b"\r\n\r\n")
+        writer.write(head.encode() + body)
+        answer_head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(answer_head)
         if length is None:
             raise CallFailed(f"an answer without a length: {answer_head.decode(errors='replace')}")
-        return await self._reader.readexactly(int(length[1]))
+        return await reader.readexactly(int(length[1]))
 
     async def call(self, tool: str, arguments: Arguments) -> bytes:
         """Call a tool and return the whole reply."""
         return checked(await self.request("tools/call", {"name": tool, "arguments": arguments}, name=tool))
 
     def close(self) -> None:
-        self._writer.close()
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
 
 
 class HttpServer:
@@ -174,7 +185,8 @@ class HttpServer:
 
     async def connect(self) -> HttpClient:
         """Open one more connection; all are closed with the server."""
-        client = HttpClient(*await asyncio.open_connection(HOST, self.port, limit=_LINE_BYTES), self.port)
+        client = HttpClient(self.port)
+        await client.open()
         self.clients.append(client)
         return client
 

@@ -27,8 +27,9 @@ ANSWER_S = 15.0
 _LINE_BYTES = 64 * 2**20
 
 
-def _mode(era: Era | Literal["auto"]) -> str:
-    return "legacy" if era == "2025-11-25" else era
+def _mode(era: Era) -> str:
+    # A client that may choose asks `server/discover` first, and falls back to the handshake.
+    return "legacy" if era == "2025-11-25" else "auto"
 
 
 def envelope(era: Era, **more: Any) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def call_message(era: Era, tool: str, arguments: Mapping[str, Any], *, id: Any =
 
 
 @asynccontextmanager
-async def over_http(url: str, era: Era | Literal["auto"], *, token: str | None = None) -> AsyncIterator[Client]:
+async def over_http(url: str, era: Era, *, token: str | None = None) -> AsyncIterator[Client]:
     """Yield the SDK's client of a gateway that serves HTTP."""
     given = {"authorization": f"Bearer {token}"} if token else {}
     async with (

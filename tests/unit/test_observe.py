@@ -1,0 +1,52 @@
+"""Observers hear of every call; what they do wrong stays with them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from gateway.observe import CallRecord, DialRecord, Record, log_record, notify
+
+
+def test_every_observer_hears_in_order() -> None:
+    heard: list[tuple[str, Record]] = []
+    record = CallRecord(tool="list_tables", profile="local")
+
+    notify([lambda it: heard.append(("first", it)), lambda it: heard.append(("second", it))], record)
+
+    assert heard == [("first", record), ("second", record)]
+
+
+def test_an_observer_that_fails_is_logged_and_the_others_still_hear(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[Record] = []
+
+    def broken(_record: Record) -> None:
+        raise RuntimeError("the disk is full")
+
+    notify([broken, heard.append], CallRecord(tool="list_tables", profile="local"))
+
+    assert len(heard) == 1
+    assert "broken" in caplog.text
+    assert "the disk is full" in caplog.text
+
+
+def test_a_call_is_a_failure_until_it_has_ended_well() -> None:
+    assert CallRecord(tool="list_tables", profile="local").outcome == "internal"
+
+
+def test_a_call_is_a_line_at_info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    log_record(CallRecord(tool="read_table", profile="local", outcome="ok", seconds=0.0123, rows=7, answer_bytes=512))
+
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert caplog.messages == ["call tool=read_table profile=local outcome=ok seconds=0.012 rows=7 bytes=512"]
+
+
+def test_only_a_dial_that_failed_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for outcome in ("ok", "unavailable"):
+        log_record(DialRecord(profile="local", endpoint="db:5432", outcome=outcome, seconds=1.5))
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages == ["dial profile=local endpoint=db:5432 outcome=unavailable seconds=1.500"]
