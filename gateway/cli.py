@@ -1,6 +1,7 @@
 """The commands. Logging goes to stderr; the only place that ends the process.
 
-What a command needs is imported when it runs: `serve` must answer before anything else is loaded.
+What a command needs is imported when it runs: `serve` must answer before anything else is loaded. Past 400 lines
+because the words of every option stand beside the command that takes it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ _LAST_ANSWERS_S: Final = 5
 _SHOWN_CHARS: Final = 100
 _FAILED: Final = 1
 _MISUSED: Final = 2
+_STOPPED: Final = 128
 
 
 def _start_logging(level: str) -> None:
@@ -95,10 +97,10 @@ def _config(path: Path | None) -> Config:
         raise typer.Exit(_MISUSED) from None
 
 
-def _on_signals(react: Callable[[], object]) -> None:
-    """Let SIGTERM and SIGINT ask for an orderly end instead of cutting the process off."""
+def _on_signals(react: Callable[[], object], *numbers: signal.Signals) -> None:
+    """Let these signals ask for an orderly end instead of cutting the process off."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         # Windows has no such thing; Ctrl-C raises KeyboardInterrupt there.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, react)
@@ -112,11 +114,21 @@ def _run(work: Coroutine[Any, Any, int]) -> None:
         factory = None
     else:
         factory = uvloop.new_event_loop
+
+    async def stoppable() -> int:
+        # What must be cleaned up is cleaned up when SIGTERM comes, too.
+        task = asyncio.current_task()
+        if task is not None:
+            _on_signals(task.cancel, signal.SIGTERM)
+        return await work
+
     with asyncio.Runner(loop_factory=factory) as runner:
         try:
-            code = runner.run(work)
+            code = runner.run(stoppable())
         except KeyboardInterrupt:
-            code = 130
+            code = _STOPPED + signal.SIGINT
+        except asyncio.CancelledError:
+            code = _STOPPED + signal.SIGTERM
     raise typer.Exit(code)
 
 
@@ -228,7 +240,7 @@ async def _serve_stdio(config: Config) -> int:
         _settle()
         logging.getLogger("gateway").info("serving MCP on stdin and stdout")
         serving = asyncio.create_task(serve_stdio(server, plain))
-        _on_signals(serving.cancel)
+        _on_signals(serving.cancel, signal.SIGTERM, signal.SIGINT)
         with contextlib.suppress(asyncio.CancelledError):
             await serving
     return 0
@@ -269,7 +281,7 @@ async def _serve_http(config: Config, *, host: str, port: int, token: str | None
         )
         # uvicorn's own handlers would end the process before the pools are closed.
         server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign] # uvicorn has no setting for it
-        _on_signals(lambda: server.handle_exit(signal.SIGINT, None))
+        _on_signals(lambda: server.handle_exit(signal.SIGINT, None), signal.SIGTERM, signal.SIGINT)
         logging.getLogger("gateway").info("serving MCP at http://%s/mcp", _shown(*listener.getsockname()[:2]))
         _settle()
         await server.serve(sockets=[listener])
@@ -385,8 +397,12 @@ def demo(
     It goes on serving until Ctrl-C, which removes everything. No profiles.toml is read.
     """
     from gateway.demo import run_demo
+    from gateway.http import is_loopback
 
     host, port = _address(http)
+    if not is_loopback(host):
+        typer.echo(f"--http {host}: the demo serves this machine only", err=True)
+        raise typer.Exit(_MISUSED)
     _start_logging("warning")
     _run(run_demo(host=host, port=port, once=once))
 

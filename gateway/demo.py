@@ -99,7 +99,7 @@ async def _databases(console: Console, folder: Path) -> AsyncIterator[Config]:
 @contextlib.asynccontextmanager
 async def _serving(config: Config, host: str, port: int) -> AsyncIterator[str]:
     """Serve the gateway over HTTP and yield the URL; the port is another one when that is taken."""
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -112,9 +112,10 @@ async def _serving(config: Config, host: str, port: int) -> AsyncIterator[str]:
         server.capture_signals = contextlib.nullcontext  # type: ignore[assignment] # uvicorn has no setting for it
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            while not server.started and not task.done():
+            while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn sets a flag and has no event
                 await asyncio.sleep(0.01)
-            yield f"http://{host}:{listener.getsockname()[1]}/mcp"
+            shown = f"[{host}]" if ":" in host else host
+            yield f"http://{shown}:{listener.getsockname()[1]}/mcp"
         finally:
             server.should_exit = True
             await task
@@ -197,7 +198,9 @@ async def run_demo(*, host: str, port: int, once: bool) -> int:
                 return 1
             console.print(f"\nAll {len(_CALLS)} tools answered.", style="bold green")
             if not once:
-                console.print(f"Configuration: {folder / 'profiles.toml'}. Still serving; Ctrl-C stops and removes it all.")
+                console.print(
+                    f"Configuration: {folder / 'profiles.toml'}. Still serving; Ctrl-C stops and removes it all."
+                )
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.Event().wait()
     return 0

@@ -260,11 +260,11 @@ class _Walk:
         names = _words(node["funcname"])
         schema, name = (names[-2] if len(names) > 1 else None), names[-1]
         location = node.get("location", 0)
-        if CALM_OVERLOADS.get(name) == len(node.get("args", ())) and not node.get("func_variadic"):
-            if schema in (None, "pg_catalog"):
-                # What somebody has created under that name is judged as ever.
-                self._fault(location, self._rules.shadow_fault(name))
-                return
+        is_calm = CALM_OVERLOADS.get(name) == len(node.get("args", ())) and not node.get("func_variadic")
+        if is_calm and schema in (None, "pg_catalog"):
+            # What somebody has created under that name is judged as ever.
+            self._fault(location, self._rules.shadow_fault(name))
+            return
         key = ("f", schema, name)
         if key not in self._memo:
             self._memo[key] = self._rules.function_fault(schema, name)

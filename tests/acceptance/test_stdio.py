@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped] # its stubs are a distribution of their own
+import jsonschema
 import pytest
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError

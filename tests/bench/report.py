@@ -137,8 +137,8 @@ def show(console: Console, rows: Sequence[dict[str, Any]], lines: Sequence[Line]
     unsteady = sum(row["spread"] > _UNSTEADY for row in rows)
     if unsteady:
         console.print(
-            f"{unsteady} of {len(rows)} rows are unsteady: their rounds differ by more than {_UNSTEADY:g} x, so something "
-            "else was using the machine. Do not read their ratios and verdicts; run it again when it is quiet.",
+            f"{unsteady} of {len(rows)} rows are unsteady: their rounds differ by more than {_UNSTEADY:g} x, so "
+            "something else was using the machine. Their ratios and verdicts say little; run it again when quiet.",
             style="yellow",
         )
     console.print(_lines_table(lines))

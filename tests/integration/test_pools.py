@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -59,7 +58,7 @@ async def backends(database: Database, *, state: str | None = None) -> list[int]
 
 
 async def runs(database: Database, number: int = 1) -> bool:
-    return await until(lambda: _count_is(database, number, state="active"))
+    return await until(lambda: _count_is(database, number, state="active"), within_s=8)
 
 
 async def _count_is(database: Database, number: int, *, state: str | None = None) -> bool:
@@ -76,28 +75,31 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
         await task
 
 
-@contextlib.asynccontextmanager
-async def silent_listener() -> AsyncIterator[tuple[int, list[asyncio.StreamReader]]]:
-    """Listen on a port, take connections and never say a word; also give those that were taken."""
-    taken: list[asyncio.StreamReader] = []
-    ended = asyncio.Event()
+@dataclass
+class Silent:
+    """A listener that takes connections, reads what comes and never says a word."""
 
-    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        taken.append(reader)
-        await ended.wait()
+    port: int = 0
+    taken: int = 0
+    closed: int = 0
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(4096):
+                pass
+        self.closed += 1
         writer.close()
 
-    server = await asyncio.start_server(take, "127.0.0.1", 0)
+
+@contextlib.asynccontextmanager
+async def silent_listener() -> AsyncIterator[Silent]:
+    silent = Silent()
+    server = await asyncio.start_server(silent.take, "127.0.0.1", 0)
     async with server:
-        yield server.sockets[0].getsockname()[1], taken
-        ended.set()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        silent.port = server.sockets[0].getsockname()[1]
+        yield silent
+    assert await until(lambda: silent.closed == silent.taken)
 
 
 def at_port(profile: Profile, port: int) -> Profile:
@@ -193,18 +195,18 @@ async def test_a_caller_that_is_cancelled_in_the_queue_takes_no_place_along(own_
 
 
 async def test_a_caller_that_is_cancelled_while_dialling_leaves_no_socket_open(databases: Pair) -> None:
-    async with silent_listener() as (port, taken):
-        first = at_port(profile_of(databases.first, "first", pool=PoolSettings(min=0, max=1)), port)
+    async with silent_listener() as silent:
+        first = at_port(profile_of(databases.first, "first", pool=PoolSettings(min=0, max=1)), silent.port)
         async with Gateway(config_of(first, profile_of(databases.second, "second")), environ={}) as gateway:
             task = asyncio.create_task(one(gateway))
-            assert await until(lambda: len(taken) == 1)
+            assert await until(lambda: silent.taken == 1)
 
             await cancelled(task)
 
-            assert await until(lambda: taken[0].at_eof() or taken[0].exception() is not None)
+            assert await until(lambda: silent.closed == 1)
             assert gateway.pool_stats()["first"].busy == 0
             again = asyncio.create_task(one(gateway))
-            assert await until(lambda: len(taken) == 2)
+            assert await until(lambda: silent.taken == 2)
             await cancelled(again)
 
 
@@ -241,11 +243,11 @@ async def test_waiting_callers_are_served_in_their_order(own_databases: Pair) ->
 
 
 async def test_a_dead_profile_does_not_slow_the_other(databases: Pair) -> None:
-    async with silent_listener() as (port, taken):
-        first = at_port(profile_of(databases.first, "first", limits=Limits(call_s=20)), port)
+    async with silent_listener() as silent:
+        first = at_port(profile_of(databases.first, "first", limits=Limits(call_s=20)), silent.port)
         async with Gateway(config_of(first, profile_of(databases.second, "second")), environ={}) as gateway:
             stuck = [asyncio.create_task(one(gateway)) for _ in range(20)]
-            assert await until(lambda: len(taken) > 0)
+            assert await until(lambda: silent.taken > 0)
 
             started = time.monotonic()
             assert await asyncio.gather(*(one(gateway, "second") for _ in range(20))) == [[[1]]] * 20
@@ -256,8 +258,8 @@ async def test_a_dead_profile_does_not_slow_the_other(databases: Pair) -> None:
 
 
 async def test_a_profile_that_does_not_answer_is_given_up_at_the_deadline(databases: Pair) -> None:
-    async with silent_listener() as (port, _):
-        first = at_port(profile_of(databases.first, "first", limits=Limits(call_s=1)), port)
+    async with silent_listener() as silent:
+        first = at_port(profile_of(databases.first, "first", limits=Limits(call_s=1)), silent.port)
         async with Gateway(config_of(first, profile_of(databases.second, "second")), environ={}) as gateway:
             started = time.monotonic()
             failed = await asyncio.gather(*(one(gateway) for _ in range(10)), return_exceptions=True)
@@ -322,7 +324,7 @@ async def test_the_warm_minimum_is_kept_after_the_first_call(own_databases: Pair
     async with gateway_over(own_databases, pool=PoolSettings(min=3, max=5)) as gateway:
         await one(gateway)
 
-        assert await until(lambda: _count_is(own_databases.first, 3))
+        assert await until(lambda: _count_is(own_databases.first, 3), within_s=5)
         assert await backends(own_databases.second) == []
 
 

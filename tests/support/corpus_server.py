@@ -53,7 +53,7 @@ _REPAIR: Final = (
 
 def documented_sql(database: str) -> str:
     """Return the SQL of docs/security.md that makes the reader, for this database."""
-    blocks = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    blocks: list[str] = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     (found,) = [block for block in blocks if f"CREATE ROLE {READER}" in block]
     return found.replace(" shop ", f" {database} ")
 
@@ -133,7 +133,9 @@ def _plants(dial_port: int) -> str:
     return f"""
 SELECT lo_from_bytea(4711, '{SECRETS["large object"]}');
 DO $$ BEGIN
-  IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_walinspect') THEN CREATE EXTENSION pg_walinspect; END IF;
+  IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_walinspect') THEN
+    CREATE EXTENSION pg_walinspect;
+  END IF;
   IF EXISTS (SELECT FROM pg_extension WHERE extname = 'postgres_fdw') THEN
     CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{dial_port}');
     CREATE USER MAPPING FOR postgres SERVER elsewhere OPTIONS (user 'x', password '{SECRETS["user mapping"]}');

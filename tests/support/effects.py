@@ -1,9 +1,9 @@
 """What a statement did, measured on the server rather than read from its answer.
 
 A `Probe` looks from outside, as superuser: contents of tables, all catalogues, sequences, settings, slots, locks,
-prepared transactions, resets of statistics, what was committed (from the write-ahead log, where pg_walinspect is), files,
-lines of the server's log. What arrives by itself, it collects: notifications, dials to a port of its own, the end of
-sessions that do nothing but sleep. `session_of` looks from inside, as the next caller who gets the same connection.
+prepared transactions, resets of statistics, what was committed (from the write-ahead log, where pg_walinspect is),
+files, lines of the server's log. What arrives by itself, it collects: notifications, dials to a port of its own, the
+end of sessions that do nothing but sleep. `session_of` looks from inside, as the next caller who gets the same connection.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ _FLUSH_S: Final = 2.0
 _SWITCH_S: Final = 0.3
 
 _RELATIONS_SQL: Final = """
-SELECT c.oid::regclass::text AS name, c.relkind::text AS kind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'm', 'S') AND (n.nspname = 'pg_catalog' OR n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+SELECT c.oid::regclass::text AS name, c.relkind::text AS kind
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'S')
+  AND (n.nspname = 'pg_catalog' OR n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
 ORDER BY 1"""
 _RESETS_SQL: Final = """
 SELECT attrelid::regclass::text AS name FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
@@ -52,7 +54,8 @@ _FACTS: Final[Mapping[str, str]] = {
 }
 # An aborted write leaves records, too; these are the ones that last.
 _WAL_SQL: Final = """
-SELECT string_agg(DISTINCT resource_manager || ' ' || record_type, ', ') FROM pg_get_wal_records_info($1::text::pg_lsn, $2::text::pg_lsn)
+SELECT string_agg(DISTINCT resource_manager || ' ' || record_type, ', ')
+FROM pg_get_wal_records_info($1::text::pg_lsn, $2::text::pg_lsn)
 WHERE resource_manager IN ('LogicalMessage', 'ReplicationOrigin', 'Sequence', 'Tablespace')
    OR resource_manager = 'Transaction' AND record_type ~ 'COMMIT|PREPARE'
    OR resource_manager = 'XLOG' AND record_type ~ 'SWITCH|RESTORE|BACKUP|PARAMETER'"""
@@ -68,7 +71,7 @@ HARMLESS_FACTS: Final = frozenset({"next transaction id"})
 _SESSION_SQL: Final = """SELECT json_build_object(
   'user', session_user || ' as ' || current_user,
   'settings', (SELECT json_object_agg(name, setting ORDER BY name) FROM pg_settings
-    WHERE name NOT IN ('application_name', 'transaction_deferrable')),
+    WHERE name <> 'application_name' AND name !~ '[.]'),
   'custom settings', nullif(concat(current_setting('app.tenant', true), current_setting('a.b', true),
     current_setting('pg_trgm.similarity_threshold', true)), '0.3'),
   'locks', (SELECT json_agg(DISTINCT locktype || mode) FROM pg_locks
@@ -165,7 +168,8 @@ class Probe:
             if kind == "S":
                 sql = f"SELECT concat_ws(',', last_value, log_cnt, is_called) FROM {name}"
             else:
-                sql = f"SELECT count(*) || ' rows, ' || coalesce(sum(hashtextextended(t.xmin || t::text, 0)), 0) FROM {name} t"
+                content = "coalesce(sum(hashtextextended(t.xmin || t::text, 0)), 0)"
+                sql = f"SELECT count(*) || ' rows, ' || {content} FROM {name} t"
             self._relations.append(f"SELECT '{name.replace(chr(39), chr(39) * 2)}', ({sql})")
         for row in await self._monitor.fetch(_RESETS_SQL):
             sql = f"SELECT string_agg(stats_reset::text, ',') FROM {row['name']}"
@@ -243,7 +247,7 @@ class Probe:
         return sorted(names)
 
     async def drain(self) -> list[str]:
-        """Return what arrived since the last time: notifications, dials, ended sessions, what was committed or logged."""
+        """Return what arrived since the last time: notifications, dials, ended sessions, commits, lines of the log."""
         await self._fetch("SELECT 1")  # notifications come with it
         for role, task in list(self._sleepers.items()):
             if task.done():

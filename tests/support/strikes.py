@@ -20,7 +20,7 @@ from gateway.results import to_json
 from gateway.sql_guard import Judged, judge
 from tests.corpus.attacks import Attack
 from tests.support.corpus_server import SECRETS, CorpusServer
-from tests.support.effects import HARMLESS_FACTS, Probe, Trap, WRITTEN_FILES, differences, found_in, session_of
+from tests.support.effects import HARMLESS_FACTS, WRITTEN_FILES, Probe, Trap, differences, found_in, session_of
 from tests.support.gateway import call, config_of, profile_of
 from tests.support.polling import until
 
@@ -182,10 +182,11 @@ class Strikes:
 
         async def read() -> bool:
             try:
-                found.append((await gateway.read("next caller", profile, lambda reading: session_of(reading.connection)))[1])
+                _, session = await gateway.read("next caller", profile, lambda reading: session_of(reading.connection))
             except GatewayError as error:
                 failures.append(error)
                 return not error.transient and error.code != "timeout"
+            found.append(session)
             return True
 
         await until(read, within_s=RUNS_ON_S)
@@ -204,5 +205,3 @@ def _profile_name(role: str, attack: Attack) -> str:
     if attack.search_path != ("public",):
         return f"{role}-shadow"
     return f"{role}-size" if attack.kind == "size" else role
-
-
