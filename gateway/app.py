@@ -66,6 +66,14 @@ class _ProfileState:
     # Tables of a large schema by kind, and when they were counted.
     counts: dict[str, tuple[float, dict[str, int]]] = field(default_factory=dict)
     refresh: asyncio.Task[None] | None = None
+    learning: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def remember(self, query: str, judged: Judged) -> None:
+        """Keep the verdict on a text, forgetting the least used beyond the bound."""
+        if len(query) <= _INLINE_CHARS:
+            self.verdicts[query] = judged
+            if len(self.verdicts) > _VERDICTS_KEPT:
+                self.verdicts.popitem(last=False)
 
 
 @dataclass(slots=True)
@@ -257,7 +265,10 @@ class Gateway:
                 try:
                     async with deadline.scope():
                         if state.snapshot is None:
-                            await self._learn(profile, state, connection)
+                            # One snapshot serves all callers that come first together.
+                            async with state.learning:
+                                if state.snapshot is None:
+                                    await self._learn(profile, state, connection)
                         elif time.monotonic() - state.snapshot_at > _SNAPSHOT_S:
                             self._refresh(profile, state)
                         return await work(Reading(self, profile, deadline, record, connection, state))
@@ -281,7 +292,9 @@ class Gateway:
         if query in state.verdicts:
             return
         try:
-            await self._judge(query, profile, state)
+            judged = await self._judge(query, profile, state)
+            if state.snapshot is not None:
+                state.remember(query, judged)
         except (UnsafeSql, BadQuery) as error:
             if error.details.get("rule") not in _UNKNOWN:
                 raise
@@ -300,10 +313,7 @@ class Gateway:
             # Made since the last look, perhaps.
             await self._learn(profile, state, connection)
             judged = await self._judge(query, profile, state)
-        if len(query) <= _INLINE_CHARS:
-            state.verdicts[query] = judged
-            if len(state.verdicts) > _VERDICTS_KEPT:
-                state.verdicts.popitem(last=False)
+        state.remember(query, judged)
         return judged
 
     async def explain(self, query: str, profile: Profile, *, offline: bool) -> dict[str, Any]:

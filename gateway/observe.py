@@ -69,9 +69,11 @@ def notify(observers: Sequence[Observer], record: Record) -> None:
 
 
 def log_record(record: Record) -> None:
-    """Write one line about `record` to the log: calls at INFO, failed dials at WARNING."""
+    """Write one line about `record` to the log: failed dials at WARNING, failed calls at INFO, others at DEBUG."""
     if isinstance(record, CallRecord):
-        logger.info(
+        # A line for each call that went well would cost a fifth of a small call.
+        logger.log(
+            logging.DEBUG if record.outcome == "ok" else logging.INFO,
             "call tool=%s profile=%s outcome=%s seconds=%.3f rows=%s bytes=%d",
             record.tool,
             record.profile,

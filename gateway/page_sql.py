@@ -6,6 +6,7 @@ decode, and nothing that would be thrown away is sent. One rule per family of ty
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -70,11 +71,17 @@ def _array(column: str, text: str, cell: int, exact: str) -> str:
 
 def _is_deep(value: str, text: str) -> str:
     """Return SQL that says whether a jsonb value is nested too deeply for some readers."""
-    return f"({_brackets(text)}>{_DEPTH} AND jsonb_path_exists({value},'$.**{{{_DEPTH}}}'))"
+    # The cheap test first.
+    return f"(octet_length({text})>{2 * _DEPTH} AND {_brackets(text)}>{_DEPTH} AND jsonb_path_exists({value},'$.**{{{_DEPTH}}}'))"
 
 
 def _brackets(text: str) -> str:
     return f"length({text})-length(translate({text},'[{{',''))"
+
+
+def _has_long_number(text: str) -> str:
+    # The second expression is exact and slow; the first lets it look at few values.
+    return f"({text} ~ '[0-9.]{{16}}' AND {text} ~ '{_LONG_NUMBER_IN_JSONB}')"
 
 
 def _jsonb(column: str, text: str) -> str:
@@ -85,7 +92,7 @@ def _jsonb(column: str, text: str) -> str:
     """
     t = text
     return (
-        f"CASE WHEN jsonb_typeof({column}) IN ('string','null') OR {t} ~ '{_LONG_NUMBER_IN_JSONB}' "
+        f"CASE WHEN jsonb_typeof({column}) IN ('string','null') OR {_has_long_number(t)} "
         f"OR strpos({t},'\"$cut\"')>0 OR {_is_deep(column, t)} THEN to_json({t})::text ELSE {t} END"
     )
 
@@ -107,7 +114,7 @@ def _json_as_written(column: str, text: str) -> str:
     normal = f"length({_without_own_spaces(f'{column}::jsonb::text')})"
     return (
         f"CASE WHEN {t} ~* '{_NOT_FOR_JSONB}' OR json_typeof({column}) IN ('string','null') "
-        f"OR {t} ~ '{_LONG_NUMBER_IN_JSONB}' OR strpos({t},'\"$cut\"')>0 OR {_brackets(t)}>{_BRACKETS} "
+        f"OR {_has_long_number(t)} OR strpos({t},'\"$cut\"')>0 OR {_brackets(t)}>{_BRACKETS} "
         f"THEN to_json({t})::text "
         f"WHEN {plain}={normal} AND NOT {_is_deep(f'{column}::jsonb', t)} THEN {t} ELSE to_json({t})::text END"
     )
@@ -189,7 +196,9 @@ def _source(statement: str, columns: Sequence[PageColumn], *, by_name: bool, lim
     else:
         names = [f"c{i}" for i in range(len(columns))]
     taken = {column.name for column in columns}
-    prefix = next(p for p in ("t", "text", *(f"text{i}" for i in range(2000))) if not _is_taken(p, taken))
+    prefix = next(
+        p for p in itertools.chain(("t", "text"), (f"t{i}_" for i in itertools.count())) if not _is_taken(p, taken)
+    )
     texts: list[str | None] = []
     extras = []
     has_room = len(columns) + sum(text_sql("", column.type) is not None for column in columns) <= _MOST_COLUMNS
@@ -248,8 +257,9 @@ def page_sql(
         f"SELECT n,octet_length(j) AS b,CASE WHEN n<={wanted}::bigint AND (n=1 OR s<={budget}::bigint) "
         f"THEN j END AS j{pass_key} FROM ("
         f"SELECT j{pass_key},row_number() OVER w AS n,sum(octet_length(j)+1) OVER w AS s FROM ("
-        f"SELECT '['||array_to_string(ARRAY[{cells}]::text[],',','null')||']' AS j{last} FROM {source.sql}"
-        ") AS _r WINDOW w AS (ROWS UNBOUNDED PRECEDING)) AS _w "
+        f"SELECT '['||array_to_string(ARRAY[{cells}]::text[],',','null')||']' AS j{last} FROM {source.sql} "
+        # Without a fence the levels become one, and each row is written once for itself and once for its length.
+        "OFFSET 0) AS _r WINDOW w AS (ROWS UNBOUNDED PRECEDING)) AS _w "
         # The row that crosses the bound, or that follows a first row which alone is past it, is seen but not kept.
         f"WHERE s-octet_length(j)-1<={budget}::bigint OR n=2) AS _p"
     )

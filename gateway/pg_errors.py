@@ -55,7 +55,9 @@ _ROWS: Final[tuple[_Row, ...]] = (
     _Row("53", Unavailable, "The server is short of a resource. Try again, or ask for less."),
     _Row("58", Unavailable, "The server had a system error. Try again in a moment."),
     _Row("40", Unavailable, "The server gave up the statement for another one. Try again."),
-    _Row("42501", PermissionDenied, "The gateway's database role may not read this. Use another table, or ask its owner."),
+    _Row(
+        "42501", PermissionDenied, "The gateway's database role may not read this. Use another table, or ask its owner."
+    ),
     _Row("42P01", NotFound, "Use `search_tables` or `list_tables` to find the table."),
     _Row("42703", NotFound, "Use `describe_table` to see the columns."),
     _Row("3F000", NotFound, "Use `list_tables`: for an unknown schema it names those that exist."),
@@ -106,9 +108,7 @@ def from_server(error: asyncpg.PostgresError, *, profile: str, offset: int | Non
         fault = ConfigError([message], hint=hint)
         fault.profile, fault.sqlstate = profile, sqlstate
         return fault
-    return row.error(
-        message, hint=hint, profile=profile, sqlstate=sqlstate, position=_position(error, offset)
-    )
+    return row.error(message, hint=hint, profile=profile, sqlstate=sqlstate, position=_position(error, offset))
 
 
 def from_statement(error: BaseException, *, profile: str, offset: int | None = None) -> GatewayError:
@@ -123,13 +123,13 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
     if isinstance(error, asyncpg.PostgresError):
         return from_server(error, profile=profile, offset=offset)
     if isinstance(error, _CONNECTION_LOST):
-        return Unavailable(
-            "the connection to the database was lost", hint="Try again in a moment.", profile=profile
-        )
+        return Unavailable("the connection to the database was lost", hint="Try again in a moment.", profile=profile)
     if isinstance(error, TimeoutError):
         return CallTimeout("the database did not answer in time", hint="Ask for less, or try again.", profile=profile)
     if isinstance(error, UnicodeError):
-        return BadQuery("the answer holds bytes that are not UTF-8", hint="Read such columns as bytea.", profile=profile)
+        return BadQuery(
+            "the answer holds bytes that are not UTF-8", hint="Read such columns as bytea.", profile=profile
+        )
     return InternalError(f"unexpected {type(error).__name__} in the gateway", profile=profile)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
@@ -18,12 +19,13 @@ from typing import Any, Final, Self
 import anyio
 import orjson
 from mcp.server.lowlevel import Server
-from mcp.server.runner import serve_dual_era_loop
+from mcp.server.runner import serve_dual_era_loop, serve_loop
 from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
 from mcp_types import (
     INVALID_REQUEST,
     PARSE_ERROR,
+    PROTOCOL_VERSION_META_KEY,
     ErrorData,
     JSONRPCError,
     JSONRPCNotification,
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 # Ours or the SDK's, which names the type of its own in a private module only.
 AnyStream = Any
 
+# A client that says so much before it asks anything is none.
+_FRAMES_BEFORE: Final = 8
 _LINE_BYTES: Final = 16 * 1024 * 1024
 # A client that closes its end of a pipe seldom waits for more; a shell's `printf … | pg-gateway serve` does.
 _LAST_ANSWERS_S: Final = 1.0
@@ -173,9 +177,26 @@ class PatientReader(_Stream):
         self._inner = inner
         self._writer = writer
         self._last_answers_s = last_answers_s
+        self._held: deque[SessionMessage | Exception] = deque()
+        # Whether this is a connection by handshake, on which no request carries an envelope.
+        self._by_handshake = False
+
+    async def opening(self) -> JSONRPCRequest | None:
+        """Return the client's first request, which decides the protocol's era; it is still to be received."""
+        with contextlib.suppress(StopAsyncIteration):
+            while len(self._held) < _FRAMES_BEFORE:
+                item = await self._next()
+                self._held.append(item)
+                if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCRequest):
+                    self._by_handshake = item.message.method == "initialize"
+                    return item.message
+        return None
 
     async def receive(self) -> SessionMessage | Exception:
         """Return the next message; raises StopAsyncIteration at the end."""
+        return self._held.popleft() if self._held else await self._next()
+
+    async def _next(self) -> SessionMessage | Exception:
         while True:
             try:
                 item = await self._inner.__anext__()
@@ -186,7 +207,11 @@ class PatientReader(_Stream):
                 raise
             if isinstance(item, SessionMessage):
                 self._writer.unanswered.heard(item.message)
-                return item
+                wrong = _wrong_era(item.message) if self._by_handshake else None
+                if wrong is None:
+                    return item
+                await self._writer.send(SessionMessage(wrong))
+                continue
             if (refusal := _malformed(item)) is not None:
                 logger.warning("a line on stdin is no MCP message")
                 await self._writer.send(SessionMessage(refusal))
@@ -215,6 +240,15 @@ class PatientWriter(_Stream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _wrong_era(message: Any) -> JSONRPCError | None:
+    """Return the answer to a request of the era without handshake on a connection that began with one, else None."""
+    meta = (message.params or {}).get("_meta") if isinstance(message, JSONRPCRequest) else None
+    if not isinstance(meta, dict) or PROTOCOL_VERSION_META_KEY not in meta:
+        return None
+    text = "this connection was opened by the handshake; requests with an envelope need a connection of their own"
+    return JSONRPCError(jsonrpc="2.0", id=message.id, error=ErrorData(code=INVALID_REQUEST, message=text))
 
 
 def _malformed(error: Exception) -> JSONRPCError | None:
@@ -290,13 +324,12 @@ async def _serve(
     last_answers_s: float | None,
 ) -> None:
     patient = PatientWriter(writer)
-    await serve_dual_era_loop(
-        server,
-        PatientReader(reader, patient, last_answers_s=last_answers_s),
-        patient,
-        lifespan_state={},
-        init_options=server.create_initialization_options(),
-    )
+    messages = PatientReader(reader, patient, last_answers_s=last_answers_s)
+    opening = await messages.opening()
+    # Which of the two begins is known here; the loop for both would hand every message through one more task.
+    serve = serve_loop if opening is not None and opening.method == "initialize" else serve_dual_era_loop
+    options = server.create_initialization_options()
+    await serve(server, messages, patient, lifespan_state={}, init_options=options)
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

@@ -93,7 +93,10 @@ SELECT json_strip_nulls(json_build_object(
   'exclusions', {_constraints("x", written("pg_get_constraintdef(k.oid)"))},
   'foreign_keys', {_constraints("f", key_out, "AND k.conparentid = 0")},
   'referenced_by', (SELECT json_agg({key_in} ORDER BY k.conname) FROM (SELECT * FROM pg_constraint k
-    WHERE k.confrelid = t.oid AND k.contype = 'f' AND k.conparentid = 0 ORDER BY k.conname LIMIT {_LISTED}) AS k),
+    WHERE k.confrelid = t.oid AND k.contype = 'f' AND k.conparentid = 0
+      -- confrelid has no index, dependencies have one
+      AND k.oid IN (SELECT d.objid FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
+        AND d.classid = 'pg_constraint'::regclass) ORDER BY k.conname LIMIT {_LISTED}) AS k),
   'indexes', (SELECT json_agg(json_build_object('name', i.relname, 'definition', {written("pg_get_indexdef(i.oid)")},
       'bytes_estimate', NULLIF(i.relpages, 0)::bigint * current_setting('block_size')::bigint,
       'invalid', CASE WHEN NOT i.indisvalid THEN true END) ORDER BY i.relname)

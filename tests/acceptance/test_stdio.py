@@ -237,10 +237,10 @@ async def test_a_wrong_password_is_not_told_and_not_retryable(tmp_path: Path, da
     assert not second.is_error
 
 
-async def test_the_log_tells_of_calls_and_not_of_secrets(opened: Wire, databases: Pair) -> None:
-    await opened.call("execute_query", query="SELECT 'a private matter'")
+async def test_the_log_tells_of_calls_that_failed_and_not_of_secrets(opened: Wire, databases: Pair) -> None:
+    await opened.call("execute_query", query="SELECT 'a private matter' FROM nowhere")
 
-    assert "tool=execute_query profile=first outcome=ok" in opened.log
+    assert "tool=execute_query profile=first outcome=not_found" in opened.log
     assert "a private matter" not in opened.log
     assert databases.first.reader_password not in opened.log
 

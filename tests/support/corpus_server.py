@@ -30,6 +30,8 @@ SECRETS: Final = {
     "user mapping": "mapping-not-for-you",
     "large object": "lob-not-for-you",
 }
+# Where attacks write beside the server's folder.
+OUTSIDE_FILES: Final = (Path("/tmp/pwned"),)
 READER_PASSWORD: Final = "corpus r@der's password"
 _TEMPLATE: Final = "corpus_template"
 _SETTINGS: Final = {
@@ -66,6 +68,9 @@ class CorpusServer:
         self.extensions = extensions
         self.dial_port = dial_port
         self._numbers = itertools.count(1)
+        # A second name of the file that attacks try to remove.
+        self._kept = server.folder / "postgresql.conf.kept"
+        self._kept.hardlink_to(server.data_dir / "postgresql.conf")
 
     @classmethod
     @asynccontextmanager
@@ -99,11 +104,10 @@ class CorpusServer:
     async def database(self) -> AsyncIterator[Database]:
         """Copy the template; what a copy does not take along (grants on it, its settings, a subscription) is added."""
         name = f"corpus_{next(self._numbers)}"
+        self._restore_files()
         async with _database(self.server, "postgres").connection() as admin:
             for statement in _REPAIR:
                 await admin.execute(statement)
-            for row in await admin.fetch("SELECT gid FROM pg_prepared_xacts"):
-                await admin.execute(f"ROLLBACK PREPARED '{row['gid']}'")
             await admin.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
             await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
             await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO {READER}")
@@ -118,8 +122,17 @@ class CorpusServer:
             stack.push_async_callback(self._drop, name)
             yield database
 
+    def _restore_files(self) -> None:
+        data = self.server.data_dir
+        if not (data / "postgresql.conf").exists():
+            (data / "postgresql.conf").hardlink_to(self._kept)
+        for path in (*OUTSIDE_FILES, data / "pwned"):
+            path.unlink(missing_ok=True)
+
     async def _drop(self, name: str) -> None:
         async with _database(self.server, name).connection() as admin:
+            for row in await admin.fetch("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"):
+                await admin.execute(f"ROLLBACK PREPARED '{row['gid']}'")
             await admin.execute("DROP SUBSCRIPTION IF EXISTS s")
         async with _database(self.server, "postgres").connection() as admin:
             await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

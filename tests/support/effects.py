@@ -3,7 +3,7 @@
 A `Probe` looks from outside, as superuser: contents of tables, all catalogues, sequences, settings, slots, locks,
 prepared transactions, resets of statistics, what was committed (from the write-ahead log, where pg_walinspect is),
 files, lines of the server's log. What arrives by itself, it collects: notifications, dials to a port of its own, the
-end of sessions that do nothing but sleep. `session_of` looks from inside, as the next caller who gets the same connection.
+end of sessions that do nothing but sleep. `session_of` looks from inside, as the next caller on the same connection.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import orjson
 
 from gateway.connect import GatewayConnection
+from tests.support.corpus_server import OUTSIDE_FILES
 from tests.support.polling import until
 from tests.support.postgres import Database
 
 CHANNELS: Final = ("attack", "a")
-WRITTEN_FILES: Final = (Path("/tmp/pwned"),)
 QUIET_S: Final = 10.0
 _FLUSH_S: Final = 2.0
 _SWITCH_S: Final = 0.3
@@ -73,7 +72,7 @@ _SESSION_SQL: Final = """SELECT json_build_object(
   'settings', (SELECT json_object_agg(name, setting ORDER BY name) FROM pg_settings
     WHERE name <> 'application_name' AND name !~ '[.]'),
   'custom settings', nullif(concat(current_setting('app.tenant', true), current_setting('a.b', true),
-    current_setting('pg_trgm.similarity_threshold', true)), '0.3'),
+    nullif(current_setting('pg_trgm.similarity_threshold', true), '0.3')), ''),
   'locks', (SELECT json_agg(DISTINCT locktype || mode) FROM pg_locks
     WHERE pid = pg_backend_pid() AND locktype NOT IN ('virtualxid', 'relation')),
   'prepared', (SELECT json_agg(name) FROM pg_prepared_statements WHERE name !~ '^__asyncpg'),
@@ -225,7 +224,7 @@ class Probe:
 
         assert await until(connects), f"the server is gone: {self.database.server.log[-2000:]}"
 
-    async def state(self) -> dict[str, str]:
+    async def state(self) -> dict[str, Any]:
         """Return the server's and the database's state, by fact."""
         facts = [f"SELECT '{name}', ({sql})" for name, sql in _FACTS.items()]
         sql = "SELECT json_object_agg(k, v) FROM ({}) AS x(k, v)"
@@ -234,13 +233,13 @@ class Probe:
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
             await self._list_relations()
             found = await self._fetch(sql.format(" UNION ALL ".join([*facts, *self._relations])))
-        state: dict[str, str] = {key: value for key, value in orjson.loads(found).items() if value is not None}
-        state["files"] = " ".join(self._files())
+        state: dict[str, Any] = {key: value for key, value in orjson.loads(found).items() if value is not None}
+        state["files"] = dict.fromkeys(self._files(), "there")
         return state
 
     def _files(self) -> list[str]:
         data = self.database.server.data_dir
-        names = [str(path) for path in WRITTEN_FILES if path.exists()]
+        names = [str(path) for path in OUTSIDE_FILES if path.exists()]
         for folder in (data, data / "pg_snapshots", data / "pg_tblspc", data / "pg_twophase", data / "pg_logical"):
             names += [str(path.relative_to(data)) for path in folder.iterdir() if path.name != "current_logfiles"]
         names += [str(path.relative_to(data)) for path in data.glob("base/pgsql_tmp/*")]
@@ -277,7 +276,8 @@ class Probe:
             # The rest of a file that was left early is never flushed.
             self._arrived.append("write-ahead log: XLOG SWITCH" if is_new_file else "write-ahead log: not flushed")
             return
-        with contextlib.suppress(asyncpg.InvalidParameterValueError):  # nothing but padding between the two
+        # Nothing but padding between the two; or a checkpoint has removed the file, which is noted by itself.
+        with contextlib.suppress(asyncpg.InvalidParameterValueError, asyncpg.UndefinedFileError):
             if records := await self._fetch(_WAL_SQL, start, end):
                 self._arrived.append(f"write-ahead log: {records}")
 

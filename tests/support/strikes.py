@@ -20,7 +20,7 @@ from gateway.results import to_json
 from gateway.sql_guard import Judged, judge
 from tests.corpus.attacks import Attack
 from tests.support.corpus_server import SECRETS, CorpusServer
-from tests.support.effects import HARMLESS_FACTS, WRITTEN_FILES, Probe, Trap, differences, found_in, session_of
+from tests.support.effects import HARMLESS_FACTS, Probe, Trap, differences, found_in, session_of
 from tests.support.gateway import call, config_of, profile_of
 from tests.support.polling import until
 
@@ -68,17 +68,26 @@ class Strikes:
         self._guard = guard
         self._stack = AsyncExitStack()
         self._scene: _Scene | None = None
+        self._failed_tasks: list[str] = []
 
     @classmethod
     @asynccontextmanager
     async def on(
         cls, corpus: CorpusServer, trap: Trap, *, guard: Callable[..., Judged] = judge
     ) -> AsyncIterator[Strikes]:
+        """Make ready to strike; what a task of the gateway fails with, and nobody hears, counts as an effect, too."""
         strikes = cls(corpus, trap, guard=guard)
+        loop = asyncio.get_running_loop()
+        before = loop.get_exception_handler()
+        loop.set_exception_handler(strikes._hear)
         try:
             yield strikes
         finally:
-            await strikes._stack.aclose()
+            loop.set_exception_handler(before)
+            await strikes.renew()
+
+    def _hear(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._failed_tasks.append(f"{context['message']}: {context.get('exception')}")
 
     async def run(self, attacks: Sequence[Attack], *, role: str) -> list[Strike]:
         """Run the attacks and return what each did."""
@@ -110,8 +119,6 @@ class Strikes:
         """Give up the copy, and remove what attacks have written outside of it."""
         self._scene = None
         await self._stack.aclose()
-        for path in WRITTEN_FILES:
-            path.unlink(missing_ok=True)
 
     async def _ready(self) -> _Scene:
         if self._scene is None:
@@ -141,14 +148,17 @@ class Strikes:
         strike, seconds = await self._answer(scene.gateway, profile, attack)
         if seconds > profile.limits.call_s + GRACE_S:
             strike.effects.append(f"the answer took {seconds:.1f} s")
-        if not await scene.probe.is_quiet(within_s=RUNS_ON_S):
+        if not await scene.probe.is_quiet():
             strike.effects.append("a backend is still at work")
+            await scene.probe.is_quiet(within_s=RUNS_ON_S)
         try:
             session = await self._session(scene.gateway, profile.name)
         except GatewayError as error:
             strike.effects.append(f"the next caller is told {error.code}: {error.message}")
         else:
             strike.effects += [f"session {change}" for change in differences(scene.sessions[profile.name], session)]
+        strike.effects += self._failed_tasks
+        self._failed_tasks.clear()
         return strike
 
     async def _answer(self, gateway: Gateway, profile: Profile, attack: Attack) -> tuple[Strike, float]:
@@ -194,7 +204,7 @@ class Strikes:
             raise failures[-1]
         return found[0]
 
-    async def _changes(self, scene: _Scene, before: dict[str, str]) -> list[str]:
+    async def _changes(self, scene: _Scene, before: dict[str, Any]) -> list[str]:
         await scene.probe.is_quiet(within_s=RUNS_ON_S)
         changed = differences(before, await scene.probe.state())
         kept = [change for change in changed if change.partition(":")[0] not in HARMLESS_FACTS]
