@@ -391,6 +391,49 @@ async def _query(config: Config, sql: str, *, profile: str | None, form: str, li
     return 0
 
 
+@app.command(name="explain-guard", short_help="Say what the guard decides about a text.")
+def explain_guard(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="The text to judge; - reads it from stdin.")],
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", "-p", metavar="NAME", help="Judge by this profile's database. Left out: offline."),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the guard decides about a text, and why, by asking the guard itself. Nothing is run.
+
+    Without a profile it judges offline, by the functions that PostgreSQL brings along. The exit code is 1 when the text
+    is refused.
+    """
+    _start_logging("error")
+    if sql == "-":
+        sql = sys.stdin.read()
+    _run(_explain_guard(sql, profile=profile, config=config, as_json=as_json))
+
+
+async def _explain_guard(sql: str, *, profile: str | None, config: Path | None, as_json: bool) -> int:
+    from gateway.app import Gateway
+    from gateway.config import Config
+    from gateway.display import show_verdict
+    from gateway.errors import GatewayError
+    from gateway.profiles import Endpoint, Profile
+
+    if profile is None:
+        nowhere = Profile(name="offline", endpoints=(Endpoint(host="localhost"),), database="", user="")
+        loaded = Config(profiles={"offline": nowhere}, default="offline")
+    else:
+        loaded = _config(config)
+    async with Gateway(loaded, environ=os.environ) as gateway:
+        try:
+            verdict = await gateway.explain(sql, gateway.resolve(profile), offline=profile is None)
+        except GatewayError as error:
+            _explain(error)
+            return _FAILED
+    show_verdict(verdict, as_json=as_json)
+    return int(verdict["verdict"] != "allowed")
+
+
 @app.command(short_help="Try it all on three throw-away servers.")
 def demo(
     once: Annotated[

@@ -147,3 +147,18 @@ def show_query(answer: Mapping[str, Any], *, form: str) -> None:
     )
     if page.get("hint"):
         notes.print(Text(page["hint"], style="dim"))
+
+
+def show_verdict(verdict: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what the guard decides about a text."""
+    if as_json:
+        _print_json(dict(verdict))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    mark, style = _MARKS["ok" if verdict["verdict"] == "allowed" else "failed"]
+    console.print(Text(f"{mark} {verdict['verdict']}", style=f"bold {style}") + Text(f", by {verdict['judged_by']}"))
+    left_out = {"verdict", "judged_by", "profile", "retryable"}
+    for key, value in verdict.items():
+        if key not in left_out and value not in (None, [], 0):
+            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            console.print(Text(f"  {key:<16}", style="bold") + Text(shown))
