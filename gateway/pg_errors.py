@@ -111,6 +111,13 @@ def from_server(error: asyncpg.PostgresError, *, profile: str, offset: int | Non
     return row.error(message, hint=hint, profile=profile, sqlstate=sqlstate, position=_position(error, offset))
 
 
+def _is_lost(error: BaseException) -> bool:
+    """Say whether the driver found the connection gone; what the server said about it, if anything, is the cause."""
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError):
+        return not isinstance(error.__cause__, asyncpg.PostgresError)
+    return isinstance(error, _CONNECTION_LOST)
+
+
 def from_statement(error: BaseException, *, profile: str, offset: int | None = None) -> GatewayError:
     """Return our error for whatever a statement on an open connection raised."""
     if isinstance(error, GatewayError):
@@ -120,9 +127,9 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
         return InvalidArguments(
             _cut(str(error)), hint="Give `params` one value for each of $1, $2, … in the query.", profile=profile
         )
-    if isinstance(error, asyncpg.PostgresError):
+    if isinstance(error, asyncpg.PostgresError) and not _is_lost(error):
         return from_server(error, profile=profile, offset=offset)
-    if isinstance(error, _CONNECTION_LOST):
+    if _is_lost(error):
         return Unavailable("the connection to the database was lost", hint="Try again in a moment.", profile=profile)
     if isinstance(error, TimeoutError):
         return CallTimeout("the database did not answer in time", hint="Ask for less, or try again.", profile=profile)
@@ -138,7 +145,7 @@ def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayEr
     if isinstance(error, GatewayError):
         error.profile = error.profile or profile
         return error
-    if isinstance(error, asyncpg.PostgresError):
+    if isinstance(error, asyncpg.PostgresError) and not _is_lost(error):
         return from_server(error, profile=profile)
     # Certificate errors are OSErrors too, and repeating the dial does not mend them.
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -179,7 +186,7 @@ def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayEr
         )
     if isinstance(error, ClientConfigurationError):
         return ConfigError([f"profile {profile}: {error}"])
-    if isinstance(error, OSError | asyncpg.InterfaceError | InternalClientError | EOFError):
+    if isinstance(error, OSError | asyncpg.InterfaceError | InternalClientError | EOFError) or _is_lost(error):
         return Unavailable(
             f"{endpoint} closed the connection while it was being opened",
             hint="Is this a PostgreSQL server? A proxy may have lost the server behind it.",

@@ -115,6 +115,16 @@ class Strikes:
         profile = gateway.resolve(_profile_name(role, attack))
         return await gateway.explain(self._trap.aimed(attack.sql), profile, offline=False)
 
+    async def effects_of(self, sql: str) -> list[str]:
+        """Return what the probe sees of a statement that a superuser runs past the gateway."""
+        scene = await self._ready()
+        before = await scene.probe.state()
+        async with scene.probe.database.connection() as connection:
+            await connection.execute(sql)
+            effects = await self._changes(scene, before)
+        await self.renew()
+        return effects
+
     async def renew(self) -> None:
         """Give up the copy, and remove what attacks have written outside of it."""
         self._scene = None

@@ -35,16 +35,21 @@ def test_a_call_is_a_failure_until_it_has_ended_well() -> None:
     assert CallRecord(tool="list_tables", profile="local").outcome == "internal"
 
 
-def test_a_call_is_a_line_at_info(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    log_record(CallRecord(tool="read_table", profile="local", outcome="ok", seconds=0.0123, rows=7, answer_bytes=512))
+@pytest.mark.parametrize(("outcome", "level"), [("ok", "DEBUG"), ("timeout", "INFO")])
+def test_a_call_is_a_line_that_is_quieter_when_it_went_well(
+    caplog: pytest.LogCaptureFixture, outcome: str, level: str
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="gateway.observe")
+    log_record(
+        CallRecord(tool="read_table", profile="local", outcome=outcome, seconds=0.0123, rows=7, answer_bytes=512)
+    )
 
-    assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert caplog.messages == ["call tool=read_table profile=local outcome=ok seconds=0.012 rows=7 bytes=512"]
+    assert [record.levelname for record in caplog.records] == [level]
+    assert caplog.messages == [f"call tool=read_table profile=local outcome={outcome} seconds=0.012 rows=7 bytes=512"]
 
 
 def test_only_a_dial_that_failed_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="gateway.observe")
     for outcome in ("ok", "unavailable"):
         log_record(DialRecord(profile="local", endpoint="db:5432", outcome=outcome, seconds=1.5))
 
