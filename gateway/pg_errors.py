@@ -115,7 +115,9 @@ def _is_lost(error: BaseException) -> bool:
     """Say whether the driver found the connection gone; what the server said about it, if anything, is the cause."""
     if isinstance(error, asyncpg.ConnectionDoesNotExistError):
         return not isinstance(error.__cause__, asyncpg.PostgresError)
-    return isinstance(error, _CONNECTION_LOST)
+    # "Another operation (2)": the driver has read that the backend was ended, and not yet that the socket is closed.
+    is_half_closed = isinstance(error, InternalClientError) and "another operation (2)" in str(error)
+    return is_half_closed or isinstance(error, _CONNECTION_LOST)
 
 
 def from_statement(error: BaseException, *, profile: str, offset: int | None = None) -> GatewayError:

@@ -182,7 +182,9 @@ class ProfilePool:
             except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 # A lost connection takes its backend along; one that does not answer may leave it at work.
                 ended = not isinstance(error, TimeoutError)
-                connection.terminate()
+                # asyncpg's pool has taken back a connection that was lost, and then refuses even this.
+                with contextlib.suppress(asyncpg.InterfaceError):
+                    connection.terminate()
             with contextlib.suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await self._made().release(cast("Any", connection), timeout=_RESET_S)
             if not ended:
