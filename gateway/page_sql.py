@@ -72,7 +72,8 @@ def _array(column: str, text: str, cell: int, exact: str) -> str:
 def _is_deep(value: str, text: str) -> str:
     """Return SQL that says whether a jsonb value is nested too deeply for some readers."""
     # The cheap test first.
-    return f"(octet_length({text})>{2 * _DEPTH} AND {_brackets(text)}>{_DEPTH} AND jsonb_path_exists({value},'$.**{{{_DEPTH}}}'))"
+    may_be = f"octet_length({text})>{2 * _DEPTH} AND {_brackets(text)}>{_DEPTH}"
+    return f"({may_be} AND jsonb_path_exists({value},'$.**{{{_DEPTH}}}'))"
 
 
 def _brackets(text: str) -> str:

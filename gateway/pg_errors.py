@@ -62,16 +62,12 @@ _ROWS: Final[tuple[_Row, ...]] = (
     _Row("42703", NotFound, "Use `describe_table` to see the columns."),
     _Row("3F000", NotFound, "Use `list_tables`: for an unknown schema it names those that exist."),
     _Row("54", TooLarge, "Ask for less: fewer columns, fewer expressions."),
+    _Row("22021", BadQuery, "The value is no text in the encoding of this database; read it as bytea."),
     _Row("22P02", BadQuery, "A value cannot be read as the type it is compared with; check `params` and literals."),
     _Row("0A000", BadQuery),
 )
 
-_CONNECTION_LOST: Final = (
-    asyncpg.ConnectionDoesNotExistError,
-    asyncpg.ConnectionFailureError,
-    ConnectionError,
-    asyncpg.InterfaceError,
-)
+_CONNECTION_LOST: Final = (ConnectionError, asyncpg.InterfaceError)
 
 
 def _cut(text: str) -> str:
@@ -129,10 +125,10 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
         return InvalidArguments(
             _cut(str(error)), hint="Give `params` one value for each of $1, $2, … in the query.", profile=profile
         )
-    if isinstance(error, asyncpg.PostgresError) and not _is_lost(error):
-        return from_server(error, profile=profile, offset=offset)
     if _is_lost(error):
         return Unavailable("the connection to the database was lost", hint="Try again in a moment.", profile=profile)
+    if isinstance(error, asyncpg.PostgresError):
+        return from_server(error, profile=profile, offset=offset)
     if isinstance(error, TimeoutError):
         return CallTimeout("the database did not answer in time", hint="Ask for less, or try again.", profile=profile)
     if isinstance(error, UnicodeError):
@@ -142,7 +138,7 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
     return InternalError(f"unexpected {type(error).__name__} in the gateway", profile=profile)
 
 
-def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayError:  # noqa: PLR0911 - one row a cause
+def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayError:
     """Return our error for a connection that could not be opened."""
     if isinstance(error, GatewayError):
         error.profile = error.profile or profile

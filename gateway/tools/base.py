@@ -6,6 +6,7 @@ from them. Every tool's answer is an object that names its profile first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +21,8 @@ from gateway.suggest import near_tables
 Answer = dict[str, Any]
 ArgumentType = Literal["string", "integer", "array"]
 _REQUIRED: Final = object()
+# Longer ones are beyond every bound, and take long to read.
+_WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,20}")
 # PostgreSQL cuts longer names; quoted and with its schema a name may be four times as long.
 _NAME_CHARS: Final = 300
 # What a tool still adds to an answer that was made to fit.
@@ -71,7 +74,9 @@ class Argument:
             raise InvalidArguments(f"{place} must be a string, not {_kind(value)}", hint="Put it in quotation marks.")
         if self.max_chars is not None and len(value) > self.max_chars:
             raise InvalidArguments(f"{place} has {len(value)} characters, at most {self.max_chars} are read")
-        if "\x00" in value or not value.strip():
+        if "\x00" in value:
+            raise InvalidArguments(f"{place} must not contain the character NUL")
+        if not value.strip():
             raise InvalidArguments(f"{place} must not be empty", hint=self.description)
         try:
             value.encode()
@@ -82,7 +87,7 @@ class Argument:
     def _integer(self, value: Any, place: str) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, str) and value.strip().isdigit():
+        if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidArguments(f"{place} must be a whole number, not {_kind(value)}")

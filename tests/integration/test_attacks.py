@@ -91,7 +91,7 @@ async def test_the_probe_sees_what_happens_when_nothing_stops_a_statement(corpus
         "SELECT pg_advisory_lock(1)": "locks",
         "SELECT pg_stat_reset()": "reset",
         "SELECT pg_reload_conf()": "SIGHUP",
-        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(3600)'": "sleeping session",
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = $$SELECT pg_sleep(3600)$$": "sleeping session",
         "SELECT pg_create_physical_replication_slot('pwned')": "slots",
         "COPY (SELECT 1) TO '/tmp/pwned'": "/tmp/pwned",
         "CHECKPOINT": "checkpoint",

@@ -30,7 +30,8 @@ async def big(servers: Servers) -> AsyncIterator[Gateway]:
                 # One transaction must not hold more locks than the server has room for.
                 await connection.execute(
                     f"""DO $$ BEGIN FOR i IN {start}..{start + 999} LOOP
-                      EXECUTE format('CREATE TABLE public.%I (id int, customer_name text)', 'table_' || lpad(i::text, 5, '0'));
+                      EXECUTE format('CREATE TABLE public.%I (id int, customer_name text)',
+                        'table_' || lpad(i::text, 5, '0'));
                     END LOOP; END $$"""
                 )
             await connection.execute("COMMENT ON TABLE table_04321 IS 'the needle'; ANALYZE pg_class, pg_attribute")
@@ -68,7 +69,9 @@ async def test_the_largest_page_still_fits(big: Gateway) -> None:
 
 
 @pytest.mark.usefixtures("stopwatch")
-@pytest.mark.parametrize(("term", "first"), [("table_04321", "table_04321"), ("needle", "table_04321"), ("customers", "customers")])
+@pytest.mark.parametrize(
+    ("term", "first"), [("table_04321", "table_04321"), ("needle", "table_04321"), ("customers", "customers")]
+)
 async def test_a_search_finds_the_one(big: Gateway, term: str, first: str) -> None:
     answer = await call(big, "search_tables", search_term=term)
 

@@ -21,7 +21,8 @@ CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s "fine"');
 ALTER TYPE mood ADD VALUE 'so-so' AFTER 'sad';
 CREATE DOMAIN feeling AS mood;
 CREATE TABLE moods (one mood, many mood[], felt feeling, felts feeling[], plain text);
-CREATE TABLE parent (a int GENERATED ALWAYS AS IDENTITY, b int, "C d" text COLLATE "C" DEFAULT 'x''y', UNIQUE (b, "C d"));
+CREATE TABLE parent (a int GENERATED ALWAYS AS IDENTITY, b int, "C d" text COLLATE "C" DEFAULT 'x''y',
+  UNIQUE (b, "C d"));
 ALTER TABLE parent DROP COLUMN b CASCADE;
 CREATE TABLE locked_down (id int PRIMARY KEY, owner name);
 ALTER TABLE locked_down ENABLE ROW LEVEL SECURITY;
@@ -49,7 +50,7 @@ async def gateway(servers: Servers) -> AsyncIterator[Gateway]:
             wide = ", ".join(f'"{chr(1) * 55}{i:04}" mood' for i in range(1500))
             await connection.execute(f"CREATE TABLE wide ({wide}); COMMENT ON TABLE wide IS 'as wide as can be'")
             for i in range(0, 1500, 10):
-                await connection.execute(f'COMMENT ON COLUMN wide."{chr(1) * 55}{i:04}" IS \'{"c" * 2000}\'')
+                await connection.execute(f"COMMENT ON COLUMN wide.\"{chr(1) * 55}{i:04}\" IS '{'c' * 2000}'")
         async with gateway_over(pair) as running:
             yield running
 
@@ -106,7 +107,9 @@ async def test_keys_and_checks_are_named_by_columns(gateway: Gateway) -> None:
 async def test_foreign_keys_from_other_schemas_point_in(gateway: Gateway) -> None:
     answer = await call(gateway, "describe_table", table_name="orders")
 
-    assert {"from": "billing.invoices", "columns": ["order_id"], "referenced_columns": ["id"]} in answer["referenced_by"]
+    assert {"from": "billing.invoices", "columns": ["order_id"], "referenced_columns": ["id"]} in answer[
+        "referenced_by"
+    ]
 
 
 async def test_unique_constraints_and_exclusions_are_listed(gateway: Gateway) -> None:
@@ -118,14 +121,18 @@ async def test_unique_constraints_and_exclusions_are_listed(gateway: Gateway) ->
 async def test_indexes_come_with_definition_and_size(gateway: Gateway) -> None:
     indexes = {i["name"]: i for i in (await call(gateway, "describe_table", table_name="orders"))["indexes"]}
 
-    assert indexes["orders_open_idx"]["definition"].endswith("WHERE (status = ANY (ARRAY['new'::order_status, 'paid'::order_status]))")
+    assert indexes["orders_open_idx"]["definition"].endswith(
+        "WHERE (status = ANY (ARRAY['new'::order_status, 'paid'::order_status]))"
+    )
     assert indexes["orders_pkey"]["bytes_estimate"] >= 8192
     assert "invalid" not in indexes["orders_pkey"]
 
 
 async def test_an_invalid_index_is_marked(own_databases: Pair) -> None:
     async with own_databases.first.connection() as connection:
-        await connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'orders_open_idx'::regclass")
+        await connection.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'orders_open_idx'::regclass"
+        )
 
     async with gateway_over(own_databases) as running:
         answer = await call(running, "describe_table", table_name="orders")
@@ -150,7 +157,9 @@ async def test_a_partition_shows_its_parent_and_bounds(gateway: Gateway) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("customer_revenue", "view"), ("sales_by_day", "materialized view")], ids=["view", "materialized"]
+    ("name", "kind"),
+    [("customer_revenue", "view"), ("sales_by_day", "materialized view")],
+    ids=["view", "materialized"],
 )
 async def test_views_show_their_definition(gateway: Gateway, name: str, kind: str) -> None:
     answer = await call(gateway, "describe_table", table_name=name)
@@ -243,13 +252,18 @@ async def test_names_are_read_as_postgresql_would_and_exact_ones_come_first(
 
 @pytest.mark.parametrize(
     ("table_name", "near"),
-    [("ordrs", "public.orders"), ("public.custmers", "public.customers"), ("invoice", "billing.invoices"), ("Orders2", "public.orders")],
+    [
+        ("ordrs", "public.orders"),
+        ("public.custmers", "public.customers"),
+        ("invoice", "billing.invoices"),
+        ("Orders2", "public.orders"),
+    ],
 )
 async def test_an_unknown_table_gets_the_nearest_real_ones(gateway: Gateway, table_name: str, near: str) -> None:
     with pytest.raises(NotFound) as caught:
         await call(gateway, "describe_table", table_name=table_name)
 
-    assert table_name.split(".")[-1].lower() in caught.value.message.lower()
+    assert table_name.rsplit(".", maxsplit=1)[-1].lower() in caught.value.message.lower()
     assert near in str(caught.value.hint)
 
 

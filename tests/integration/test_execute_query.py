@@ -109,8 +109,16 @@ async def test_every_way_to_write_a_select_works(gateway: Gateway, sql: str) -> 
 
 @pytest.mark.parametrize(
     ("rows", "limit", "truncated"),
-    [(0, 1, False), (1, 1, False), (2, 1, True), (99, 100, False), (100, 100, False), (101, 100, True), (1000, 1000, False)]
-    + [(1001, 1000, True)],
+    [
+        (0, 1, False),
+        (1, 1, False),
+        (2, 1, True),
+        (99, 100, False),
+        (100, 100, False),
+        (101, 100, True),
+        (1000, 1000, False),
+        (1001, 1000, True),
+    ],
 )
 async def test_truncated_is_exact_at_the_boundary(gateway: Gateway, rows: int, limit: int, *, truncated: bool) -> None:
     answer = await query(gateway, f"SELECT i FROM generate_series(1, {rows}) AS i", limit=limit)
@@ -144,6 +152,10 @@ async def test_a_profiles_own_limit_binds(databases: Pair, rows: int, *, truncat
 
 
 WIDE = range(400)
+ONE_SMALL = "CASE i WHEN 1 THEN 1 ELSE 8000 END"
+ONE_LARGE = "CASE i WHEN 1 THEN 8192 ELSE 1 END"
+FLOATS = ", ".join(["1e15::float8"] * 100)
+SMALL_FLOATS = ", ".join(["1e-5::float8"] * 100)
 ADVERSARIAL = {
     "escapes to six characters": "SELECT repeat(chr(1), 8000) FROM generate_series(1, 100)",
     "quotation marks": "SELECT repeat('\"\\', 4096) FROM generate_series(1, 100)",
@@ -153,21 +165,23 @@ ADVERSARIAL = {
     "empty rows": "SELECT FROM generate_series(1, 1000)",
     "nulls": f"SELECT {', '.join('NULL' for _ in WIDE)} FROM generate_series(1, 1000)",
     "one row larger than a page": f"SELECT {', '.join('repeat(chr(1), 9000)' for _ in range(20))}",
-    "a small row, then a large one": "SELECT repeat(chr(1), CASE i WHEN 1 THEN 1 ELSE 8000 END) FROM generate_series(1, 9) AS i",
-    "a large row, then small ones": "SELECT repeat(chr(1), CASE i WHEN 1 THEN 8192 ELSE 1 END) FROM generate_series(1, 1000) AS i",
+    "a small row, then a large one": f"SELECT repeat(chr(1), {ONE_SMALL}) FROM generate_series(1, 9) AS i",
+    "a large row, then small ones": f"SELECT repeat(chr(1), {ONE_LARGE}) FROM generate_series(1, 1000) AS i",
     "hundreds of long columns": f"SELECT {', '.join(f'repeat(chr(1), 1000) AS c{i}' for i in WIDE)}",
     "hostile names": "SELECT " + ", ".join(f'{i} AS "{chr(1) * 59}{i:04}"' for i in range(120)),
     "arrays": "SELECT ARRAY[repeat(chr(1), 4000), repeat(chr(2), 4000)] FROM generate_series(1, 100)",
     "bytea": "SELECT decode(repeat('ff', 8000), 'hex') FROM generate_series(1, 100)",
     "jsonb": "SELECT jsonb_build_object('a', repeat(chr(1), 1000)) FROM generate_series(1, 100)",
     "json": "SELECT json_build_array(repeat(chr(1), 1000), 'é') FROM generate_series(1, 100)",
-    "floats beside json": f"SELECT '{{}}'::json, {', '.join('1e15::float8' for _ in range(100))} FROM generate_series(1, 99)",
-    "small floats beside json": f"SELECT '{{}}'::json, {', '.join('1e-5::float8' for _ in range(100))} FROM generate_series(1, 99)",
+    "floats beside json": f"SELECT '{{}}'::json, {FLOATS} FROM generate_series(1, 99)",
+    "small floats beside json": f"SELECT '{{}}'::json, {SMALL_FLOATS} FROM generate_series(1, 99)",
     "composites": "SELECT ROW(repeat(chr(1), 4000), repeat('\"', 4000)) FROM generate_series(1, 100)",
     "bit strings": "SELECT repeat('1', 9000)::varbit FROM generate_series(1, 100)",
     "numerics": "SELECT repeat('9', 9000)::numeric FROM generate_series(1, 100)",
     "a plan": "EXPLAIN VERBOSE SELECT '" + "\x01" * 40_000 + "' || i FROM generate_series(1, 2) AS i",
-    "a plan in json": "EXPLAIN (VERBOSE, FORMAT JSON) SELECT '" + "\x01" * 40_000 + "' || i FROM generate_series(1, 2) AS i",
+    "a plan in json": "EXPLAIN (VERBOSE, FORMAT JSON) SELECT '"
+    + "\x01" * 40_000
+    + "' || i FROM generate_series(1, 2) AS i",
     "settings": "SHOW ALL",
     "a million rows": "SELECT i, repeat('x', 100) FROM generate_series(1, 1000000) AS i",
 }
@@ -184,7 +198,9 @@ async def test_a_page_is_never_larger_than_it_may_be(gateway: Gateway, name: str
 @pytest.mark.parametrize("page_kb", [4, 16, 256])
 async def test_a_profiles_own_page_size_binds(databases: Pair, page_kb: int) -> None:
     async with gateway_over(databases, limits=Limits(page_kb=page_kb)) as running:
-        answer = await call(running, "execute_query", query="SELECT repeat(chr(1), 50) FROM generate_series(1, 1000)", limit=1000)
+        answer = await call(
+            running, "execute_query", query="SELECT repeat(chr(1), 50) FROM generate_series(1, 1000)", limit=1000
+        )
 
     size = len(to_json(answer))
     assert page_kb * 1024 - 2500 < size <= page_kb * 1024 or not answer["truncated"]
@@ -293,7 +309,9 @@ async def test_columns_whose_names_alone_fill_a_page_are_refused_with_advice(gat
         ("SELECT count(*) FROM orders WHERE id = ANY($1::bigint[])", [[1, 2, 3]], [3]),
     ],
 )
-async def test_parameters_are_bound_by_the_server(gateway: Gateway, sql: str, params: list[Any], row: list[Any] | None) -> None:
+async def test_parameters_are_bound_by_the_server(
+    gateway: Gateway, sql: str, params: list[Any], row: list[Any] | None
+) -> None:
     (found,) = (await query(gateway, sql, params=params))["rows"]
 
     assert row is None or found == row
@@ -324,7 +342,20 @@ async def test_parameters_that_do_not_fit_are_the_callers_error(gateway: Gateway
 
 @pytest.mark.parametrize(
     "sql",
-    ["", "   ", ";", "--", "SELECT 1; SELECT 2", "SELEC 1", "SELECT (", "DELETE FROM orders", "SELECT 1 INTO x", "BEGIN", "\x00", "🙂"],
+    [
+        "",
+        "   ",
+        ";",
+        "--",
+        "SELECT 1; SELECT 2",
+        "SELEC 1",
+        "SELECT (",
+        "DELETE FROM orders",
+        "SELECT 1 INTO x",
+        "BEGIN",
+        "\x00",
+        "🙂",
+    ],
 )
 async def test_what_is_not_one_select_is_refused_before_the_database_sees_it(gateway: Gateway, sql: str) -> None:
     with pytest.raises((InvalidArguments, BadQuery, UnsafeSql)):

@@ -127,7 +127,11 @@ async def test_columns_say_how_many_values_are_null_and_distinct(gateway: Gatewa
 async def test_indexes_say_how_often_they_are_used(gateway: Gateway) -> None:
     answer = await call(gateway, "get_table_stats", table_name="orders")
 
-    assert {index["name"] for index in answer["indexes"]} == {"orders_pkey", "orders_customer_id_idx", "orders_open_idx"}
+    assert {index["name"] for index in answer["indexes"]} == {
+        "orders_pkey",
+        "orders_customer_id_idx",
+        "orders_open_idx",
+    }
 
 
 async def test_a_partitioned_table_is_the_sum_of_its_partitions(gateway: Gateway) -> None:

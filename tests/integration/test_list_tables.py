@@ -64,7 +64,7 @@ async def test_a_table_that_was_never_analyzed_has_no_estimate(own_databases: Pa
     assert tables["fresh"]["rows_estimate"] is None
 
 
-async def test_each_profile_lists_its_own_database(databases: Pair, own_databases: Pair) -> None:
+async def test_each_profile_lists_its_own_database(own_databases: Pair) -> None:
     async with own_databases.second.connection() as connection:
         await connection.execute("CREATE TABLE only_in_the_second (a int)")
 

@@ -1,4 +1,4 @@
-"""The pools on real servers: who shares a connection, what a failure leaves behind, and what a caller leaves in a session."""
+"""The pools on real servers: who shares a connection, and what failures and callers leave behind."""
 
 from __future__ import annotations
 

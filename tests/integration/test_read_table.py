@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway
-from gateway.errors import Forbidden, InvalidArguments, NotFound, PermissionDenied
+from gateway.errors import BadQuery, Forbidden, InvalidArguments, NotFound, PermissionDenied
 from gateway.results import to_json
 from tests.support.gateway import call, gateway_over
 from tests.support.postgres import Database, Pair, Servers
@@ -18,21 +19,39 @@ pytestmark = pytest.mark.anyio
 
 # Key columns and 12 or so rows; what PostgreSQL itself says in key order is what the pages must say.
 KEYS: dict[str, tuple[str, str]] = {
-    "text": ("k text PRIMARY KEY", "SELECT unnest(ARRAY['', '''', '\"', '\\', 'NULL', 'null', '{}', E'\\n', 'é', '%', ' ', 'a,b'])"),
+    "text": (
+        "k text PRIMARY KEY",
+        "SELECT unnest(ARRAY['', '''', '\"', '\\', 'NULL', 'null', '{}', E'\\n', 'é', '%', ' ', 'a,b'])",
+    ),
     "text_c": ('k text COLLATE "C" PRIMARY KEY', "SELECT unnest(ARRAY['B', 'a', 'Z', 'é', E'\\u0001', ''])"),
     "varchar": ("k varchar(9) PRIMARY KEY", "SELECT unnest(ARRAY['b', 'a ', 'a'])"),
     "bpchar": ("k char(5) PRIMARY KEY", "SELECT unnest(ARRAY['b', 'a', 'ab', 'a b', ''])"),
     "name": ("k name PRIMARY KEY", "SELECT unnest(ARRAY['b', 'A', '']::name[])"),
     "char": ('k "char" PRIMARY KEY', "SELECT unnest(ARRAY['b', 'A', '\\', ' ']::\"char\"[])"),
-    "int8": ("k int8 PRIMARY KEY", "SELECT unnest(ARRAY[-9223372036854775808, 9007199254740993, 9223372036854775807, 0])"),
+    "int8": (
+        "k int8 PRIMARY KEY",
+        "SELECT unnest(ARRAY[-9223372036854775808, 9007199254740993, 9223372036854775807, 0])",
+    ),
     "numeric": ("k numeric PRIMARY KEY", "SELECT unnest('{NaN,-1e30,0.1,1.10,12345678901234567890.5}'::numeric[])"),
-    "float8": ("k float8 PRIMARY KEY", "SELECT unnest('{NaN,-Infinity,Infinity,0.1,5e-324,1.7976931348623157e308}'::float8[])"),
+    "float8": (
+        "k float8 PRIMARY KEY",
+        "SELECT unnest('{NaN,-Infinity,Infinity,0.1,5e-324,1.7976931348623157e308}'::float8[])",
+    ),
     "float4": ("k float4 PRIMARY KEY", "SELECT unnest('{NaN,-Infinity,0.1,16777217}'::float4[])"),
     "bool": ("k bool PRIMARY KEY", "VALUES (true), (false)"),
     "uuid": ("k uuid PRIMARY KEY", "SELECT md5(i::text)::uuid FROM generate_series(1, 9) AS i"),
-    "date": ("k date PRIMARY KEY", "SELECT unnest('{infinity,-infinity,0044-03-15 BC,10000-01-01,2024-02-29}'::date[])"),
-    "timestamp": ("k timestamp PRIMARY KEY", "SELECT unnest('{infinity,-infinity,2024-03-31 02:30,2024-01-01 00:00:00.000001}'::timestamp[])"),
-    "timestamptz": ("k timestamptz PRIMARY KEY", "SELECT timestamptz '2024-10-27 00:00Z' + i * interval '30 min' FROM generate_series(1, 6) AS i"),
+    "date": (
+        "k date PRIMARY KEY",
+        "SELECT unnest('{infinity,-infinity,0044-03-15 BC,10000-01-01,2024-02-29}'::date[])",
+    ),
+    "timestamp": (
+        "k timestamp PRIMARY KEY",
+        "SELECT unnest('{infinity,-infinity,2024-03-31 02:30,2024-01-01 00:00:00.000001}'::timestamp[])",
+    ),
+    "timestamptz": (
+        "k timestamptz PRIMARY KEY",
+        "SELECT timestamptz '2024-10-27 00:00Z' + i * interval '30 min' FROM generate_series(1, 6) AS i",
+    ),
     "interval": ("k interval PRIMARY KEY", "SELECT unnest('{1 mon 2 days -3 s,-1 day,1 year,0}'::interval[])"),
     "time": ("k time PRIMARY KEY", "SELECT unnest('{24:00,00:00,23:59:59.999999}'::time[])"),
     "timetz": ("k timetz PRIMARY KEY", "SELECT unnest('{24:00+01,00:00-05,12:00Z}'::timetz[])"),
@@ -43,15 +62,29 @@ KEYS: dict[str, tuple[str, str]] = {
     "bit": ("k bit(3) PRIMARY KEY", "SELECT unnest('{101,001,111}'::bit(3)[])"),
     "varbit": ("k varbit PRIMARY KEY", "SELECT unnest('{101,0,\"\"}'::varbit[])"),
     "array": ("k text[] PRIMARY KEY", "VALUES ('{}'::text[]), ('{a,NULL}'), ('{\"b,c\",\"\\\"\"}'), ('[0:1]={a,b}')"),
-    "range": ("k int4range PRIMARY KEY", "SELECT unnest('{empty,\"[1,5)\",\"(,)\"}'::int4range[])"),
+    "range": ("k int4range PRIMARY KEY", 'SELECT unnest(\'{empty,"[1,5)","(,)"}\'::int4range[])'),
     "composite": ("k pair PRIMARY KEY", "VALUES ((1, 'x y')::pair), ((1, '\"')::pair), ((0, '')::pair)"),
-    "jsonb": ("k jsonb PRIMARY KEY", "SELECT unnest('{\"null\",1,12345678901234567890,\"\\\"x\\\"\",\"{\\\"a\\\": [1]}\"}'::jsonb[])"),
+    "jsonb": (
+        "k jsonb PRIMARY KEY",
+        'SELECT unnest(\'{"null",1,12345678901234567890,"\\"x\\"","{\\"a\\": [1]}"}\'::jsonb[])',
+    ),
     "money": ("k money PRIMARY KEY", "SELECT unnest('{1.00,-5,2}'::money[])"),
     "oid": ("k oid PRIMARY KEY", "SELECT unnest('{4294967295,0,7}'::oid[])"),
     "macaddr": ("k macaddr PRIMARY KEY", "SELECT unnest('{08:00:2b:01:02:03,00:00:00:00:00:01}'::macaddr[])"),
     "pg_lsn": ("k pg_lsn PRIMARY KEY", "SELECT unnest('{0/0,FFFFFFFF/FFFFFFFF}'::pg_lsn[])"),
 }
-ODD_NAMES = ("Upper", 'quo"ted', "dot.ted", "spa ce", "ünï", "'; DROP TABLE orders; --", "$1", "select", 'a"."b', "x\x01y")
+ODD_NAMES = (
+    "Upper",
+    'quo"ted',
+    "dot.ted",
+    "spa ce",
+    "ünï",
+    "'; DROP TABLE orders; --",
+    "$1",
+    "select",
+    'a"."b',
+    "x\x01y",
+)
 ARRANGED = """
 CREATE TYPE mood AS ENUM ('z', 'it''s', 'a');
 CREATE DOMAIN short AS text CHECK (length(VALUE) < 9);
@@ -60,7 +93,8 @@ CREATE TABLE composed (b text, "A 1" int, c timestamptz, v text, PRIMARY KEY ("A
 INSERT INTO composed SELECT chr(97 + i % 3), i % 4, timestamptz '2024-01-01Z' + i * interval '1 h', 'v' || i
   FROM generate_series(1, 40) AS i;
 CREATE TABLE no_key (a int); INSERT INTO no_key SELECT generate_series(1, 25);
-CREATE TABLE unique_key (a int NOT NULL UNIQUE, b int); INSERT INTO unique_key SELECT 26 - i, i FROM generate_series(1, 25) i;
+CREATE TABLE unique_key (a int NOT NULL UNIQUE, b int);
+INSERT INTO unique_key SELECT 26 - i, i FROM generate_series(1, 25) i;
 CREATE TABLE nullable_key (a int UNIQUE); INSERT INTO nullable_key SELECT generate_series(1, 25);
 CREATE TABLE deferred_key (a int NOT NULL UNIQUE DEFERRABLE); INSERT INTO deferred_key SELECT generate_series(1, 25);
 CREATE TABLE partial_key (a int NOT NULL); INSERT INTO partial_key SELECT 1 FROM generate_series(1, 25);
@@ -96,9 +130,12 @@ async def arranged(servers: Servers) -> AsyncIterator[Arranged]:
                 await connection.execute(f"CREATE TABLE key_{name} ({column}); INSERT INTO key_{name} {rows}")
             for name in ODD_NAMES:
                 quoted = '"' + name.replace('"', '""') + '"'
-                await connection.execute(f"CREATE TABLE {quoted} ({quoted} int PRIMARY KEY); INSERT INTO {quoted} VALUES (1), (2)")
+                await connection.execute(
+                    f"CREATE TABLE {quoted} ({quoted} int PRIMARY KEY); INSERT INTO {quoted} VALUES (1), (2)"
+                )
             await connection.execute(
-                "GRANT SELECT ON ALL TABLES IN SCHEMA public TO gateway_reader; REVOKE ALL ON secret FROM gateway_reader"
+                """GRANT SELECT ON ALL TABLES IN SCHEMA public TO gateway_reader;
+                REVOKE ALL ON secret FROM gateway_reader"""
             )
         async with gateway_over(pair) as running:
             yield Arranged(running, pair.first)
@@ -151,7 +188,9 @@ async def test_next_holds_the_key_of_the_last_row(gateway: Gateway) -> None:
 
 async def test_pages_are_steady_while_rows_come_and_go(own_databases: Pair) -> None:
     async with own_databases.first.connection() as connection, gateway_over(own_databases) as gateway:
-        await connection.execute("CREATE TABLE busy (id int PRIMARY KEY); INSERT INTO busy SELECT 10 * generate_series(1, 30)")
+        await connection.execute(
+            "CREATE TABLE busy (id int PRIMARY KEY); INSERT INTO busy SELECT 10 * generate_series(1, 30)"
+        )
         await connection.execute("GRANT SELECT ON busy TO gateway_reader")
         seen: list[int] = []
         after = None
@@ -239,7 +278,19 @@ async def test_any_name_is_read_as_it_is_written(gateway: Gateway, name: str) ->
 
 @pytest.mark.parametrize(
     "table_name",
-    ["orders WHERE 1=1", "orders; SELECT 1", "orders--", "(SELECT 1)", "orders, customers", '"orders" o', "public.orders()", "..", '"', ".", '"".""'],
+    [
+        "orders WHERE 1=1",
+        "orders; SELECT 1",
+        "orders--",
+        "(SELECT 1)",
+        "orders, customers",
+        '"orders" o',
+        "public.orders()",
+        "..",
+        '"',
+        ".",
+        '"".""',
+    ],
 )
 async def test_what_is_no_name_is_not_found(gateway: Gateway, table_name: str) -> None:
     with pytest.raises(NotFound):
@@ -263,12 +314,11 @@ async def test_after_on_a_table_without_a_key_is_explained(gateway: Gateway) -> 
 
 @pytest.mark.parametrize("after", [["x"], [None], [{"a": 1}], [[1]], ["1'; DROP TABLE unique_key; --"], ["9" * 30]])
 async def test_an_after_that_is_no_value_of_the_key_is_refused_or_empty(arranged: Arranged, after: list[Any]) -> None:
-    try:
-        page = await call(arranged.gateway, "read_table", table_name="unique_key", after=after)
-    except Exception as error:  # noqa: BLE001 - which kind it is stands below
-        assert type(error).__name__ in ("BadQuery", "InvalidArguments")
-    else:
-        assert page["rows"] == []
+    rows: list[Any] = []
+    with contextlib.suppress(BadQuery, InvalidArguments):
+        rows = (await call(arranged.gateway, "read_table", table_name="unique_key", after=after))["rows"]
+
+    assert rows == []
     assert len((await call(arranged.gateway, "read_table", table_name="unique_key"))["rows"]) == 25
 
 

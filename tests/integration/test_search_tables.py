@@ -41,7 +41,9 @@ async def test_columns_are_found_with_their_table(gateway: Gateway) -> None:
 async def test_comments_are_searched_and_shown(gateway: Gateway) -> None:
     answer = await call(gateway, "search_tables", search_term="row-level security")
 
-    assert [(row["table"], "row-level security" in row["comment"]) for row in records(answer)] == [("customer_notes", True)]
+    assert [(row["table"], "row-level security" in row["comment"]) for row in records(answer)] == [
+        ("customer_notes", True)
+    ]
 
 
 async def test_case_does_not_matter(gateway: Gateway) -> None:
@@ -54,7 +56,9 @@ async def test_case_does_not_matter(gateway: Gateway) -> None:
 
 async def test_all_user_schemas_are_searched_or_the_one_that_is_named(gateway: Gateway) -> None:
     everywhere = {table for table, _ in places(await call(gateway, "search_tables", search_term="invoice"))}
-    billing = {table for table, _ in places(await call(gateway, "search_tables", search_term="order", schema="billing"))}
+    billing = {
+        table for table, _ in places(await call(gateway, "search_tables", search_term="order", schema="billing"))
+    }
 
     assert "billing.invoices" in everywhere
     assert all(table.startswith("billing.") for table in billing)

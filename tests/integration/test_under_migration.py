@@ -1,4 +1,4 @@
-"""Beside a migration that holds ACCESS EXCLUSIVE on a table: what can be answered is, and the rest says why it waited."""
+"""Beside a migration that holds ACCESS EXCLUSIVE on a table: what can be told is, the rest says why not."""
 
 from __future__ import annotations
 
@@ -32,17 +32,20 @@ class Migration:
 @pytest.fixture(scope="module")
 async def migration(servers: Servers) -> AsyncIterator[Migration]:
     """Hold `orders` in an open transaction that has added a column, with warm connections on the other side."""
-    async with servers.copy() as pair, pair.first.connection() as connection:
-        async with gateway_over(pair, limits=Limits(statement_s=STATEMENT_S)) as gateway:
-            for name in ("first", "second"):
-                await call(gateway, "execute_query", query="SELECT 1", profile=name)
-            transaction = connection.transaction()
-            await transaction.start()
-            await connection.execute("ALTER TABLE orders ADD COLUMN in_progress int")
-            try:
-                yield Migration(gateway, pair)
-            finally:
-                await transaction.rollback()
+    async with (
+        servers.copy() as pair,
+        pair.first.connection() as connection,
+        gateway_over(pair, limits=Limits(statement_s=STATEMENT_S)) as gateway,
+    ):
+        for name in ("first", "second"):
+            await call(gateway, "execute_query", query="SELECT 1", profile=name)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("ALTER TABLE orders ADD COLUMN in_progress int")
+        try:
+            yield Migration(gateway, pair)
+        finally:
+            await transaction.rollback()
 
 
 async def timed(gateway: Gateway, tool: str, **arguments: Any) -> tuple[dict[str, Any], float]:

@@ -195,7 +195,8 @@ async def differences(gateway: Gateway, connection: asyncpg.Connection[Any], tab
     casts = (f"({n}, {'NULL' if text is None else quote_literal(text)}::{table.type})" for n, (_, text) in came.items())
     equal = "v IS NOT DISTINCT FROM w" if table.has_equal else "v::text IS NOT DISTINCT FROM w::text"
     compared = await connection.fetch(
-        f"SELECT n, v::text AS stored, {equal} AS same FROM {table.name} LEFT JOIN (VALUES {', '.join(casts)}) AS c(n, w) USING (n)"
+        f"SELECT n, v::text AS stored, {equal} AS same FROM {table.name} "
+        f"LEFT JOIN (VALUES {', '.join(casts)}) AS c(n, w) USING (n)"
     )
     wrong = []
     for n, stored, same in compared:
@@ -210,11 +211,10 @@ async def differences(gateway: Gateway, connection: asyncpg.Connection[Any], tab
 async def fill(connection: asyncpg.Connection[Any], name: str, kind: str, expressions: list[str]) -> Table:
     """Create the table of a type and return it."""
     values = "".join(f", ({n}, {expression})" for n, expression in enumerate(expressions, start=1))
-    await connection.execute(
-        f"CREATE TABLE {name} (n int, v {kind}); INSERT INTO {name} VALUES (0, NULL){values}; GRANT SELECT ON {name} TO PUBLIC"
-    )
+    await connection.execute(f"CREATE TABLE {name} (n int, v {kind}); INSERT INTO {name} VALUES (0, NULL){values}")
     has_equal = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_operator WHERE oprname = '=' AND oprleft = $1::text::regtype AND oprright = oprleft)",
+        """SELECT EXISTS (SELECT FROM pg_operator
+           WHERE oprname = '=' AND oprleft = $1::text::regtype AND oprright = oprleft)""",
         kind,
     )
     return Table(name, kind, bool(has_equal))
@@ -238,9 +238,15 @@ async def fill_all(database: Database) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     async with database.connection() as connection:
         version = connection.get_server_version().major
-        has = {row[0] for row in await connection.fetch("SELECT typname FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace")}
+        has = {
+            row[0]
+            for row in await connection.fetch(
+                "SELECT typname FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace"
+            )
+        }
         await connection.execute(
-            "CREATE STATISTICS kinds (ndistinct, dependencies, mcv) ON full_name, newsletter FROM customers; ANALYZE customers"
+            """CREATE STATISTICS kinds (ndistinct, dependencies, mcv) ON full_name, newsletter FROM customers;
+            ANALYZE customers"""
         )
         await connection.execute('CREATE TABLE "odd ""name"".x" ()')
         for i, (kind, samples) in enumerate((k, s) for k, s in SAMPLES.items() if k in has):
@@ -259,7 +265,7 @@ async def fill_all(database: Database) -> dict[str, Table]:
         for kind, query in FROM_CATALOGUES.items():
             tables[kind] = Table(f"f_{kind}", kind, has_equal=False, reads_text=False)
             await connection.execute(
-                f"CREATE TABLE f_{kind} AS SELECT row_number() OVER () AS n, v FROM ({query}) AS q(v); GRANT SELECT ON f_{kind} TO PUBLIC"
+                f"CREATE TABLE f_{kind} AS SELECT row_number() OVER () AS n, v FROM ({query}) AS q(v)"
             )
         for i, (kind, (ddl, expressions)) in enumerate(OF_USERS.items()):
             await connection.execute(ddl)
@@ -272,7 +278,9 @@ async def fill_all(database: Database) -> dict[str, Table]:
             if extension in known:
                 await connection.execute(f"CREATE EXTENSION {extension}")
                 tables[kind] = await fill(connection, f"e_{kind}", kind, [quote_literal(s) for s in samples])
-                tables[f"{kind}[]"] = await fill(connection, f"ea_{kind}", f"{kind}[]", [shaped("{%,NULL}", s) for s in samples])
+                tables[f"{kind}[]"] = await fill(
+                    connection, f"ea_{kind}", f"{kind}[]", [shaped("{%,NULL}", s) for s in samples]
+                )
     return tables
 
 
@@ -311,7 +319,8 @@ async def judge(filled: Filled) -> AsyncIterator[asyncpg.Connection[Any]]:
     """Give a connection that compares, with the settings that PostgreSQL comes with."""
     async with filled.pair.first.connection() as connection:
         await connection.execute(
-            "SET timezone = 'UTC'; SET datestyle = 'ISO, MDY'; SET intervalstyle = 'postgres'; SET bytea_output = 'hex';"
+            "SET timezone = 'UTC'; SET datestyle = 'ISO, MDY'; SET intervalstyle = 'postgres';"
+            "SET bytea_output = 'hex';"
             "SET extra_float_digits = 1; SET xmloption = content; SET standard_conforming_strings = on;"
             "SET quote_all_identifiers = off"
         )
@@ -348,7 +357,8 @@ async def test_settings_of_the_role_do_not_change_what_comes_back(
 async def test_every_type_of_the_server_has_samples(judge: asyncpg.Connection[Any]) -> None:
     # Arrays are tried with their elements; composite types of the catalogues are rows of tables, tried below.
     types = await judge.fetch(
-        """SELECT typname FROM pg_type AS t WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype NOT IN ('p', 'c')
+        """SELECT typname FROM pg_type AS t
+           WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype NOT IN ('p', 'c')
            AND NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid)"""
     )
     considered = SAMPLES.keys() | FROM_CATALOGUES.keys() | NEVER_A_VALUE
@@ -360,7 +370,8 @@ async def test_the_table_of_built_in_types_is_that_of_the_server(judge: asyncpg.
         """SELECT t.oid::int8, coalesce(e.typname || '[]', t.typname) FROM pg_type AS t
            LEFT JOIN pg_type AS e ON e.typarray = t.oid
            WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typtype <> 'c' AND coalesce(e.typtype, 'b') <> 'c'
-           AND (t.typtype <> 'p' OR t.typname IN ('record', '_record', 'cstring', '_cstring', 'anyarray', 'void', 'unknown'))"""
+           AND (t.typtype <> 'p'
+             OR t.typname IN ('record', '_record', 'cstring', '_cstring', 'anyarray', 'void', 'unknown'))"""
     )
     known = {oid: kind.name for oid, kind in BUILTIN_TYPES.items()}
     assert {oid: name for oid, name in types if known.get(oid) != name} == {}
@@ -380,15 +391,15 @@ async def test_rows_of_catalogues_come_as_postgresql_writes_them(
     ):
         columns, rows = await answer(gateway, query)
         expected = await judge.fetch(f"SELECT format('%s', v), num_nulls(v) = 1 FROM ({query}) AS q")
-        assert [as_literal(row[0], columns[0]) for row in rows] == [None if is_null else text for text, is_null in expected]
+        assert [as_literal(row[0], columns[0]) for row in rows] == [
+            None if is_null else text for text, is_null in expected
+        ]
 
 
-async def test_a_value_that_was_read_can_be_sent_back_as_a_parameter(
-    filled: Filled, gateway: Gateway, judge: asyncpg.Connection[Any]
-) -> None:
-    lost = {}
+async def test_a_value_that_was_read_can_be_sent_back_as_a_parameter(filled: Filled, gateway: Gateway) -> None:
+    lost: dict[str, list[Any]] = {}
     for name, table in filled.tables.items():
-        if not table.reads_text or not table.has_equal or name in ("bytea",):
+        if not table.reads_text or not table.has_equal or name == "bytea":
             continue
         _, body = await EXECUTE_QUERY.run(
             gateway, EXECUTE_QUERY.check({"query": f"SELECT n, v FROM {table.name} WHERE n > 0 ORDER BY n LIMIT 4"})

@@ -1,0 +1,139 @@
+"""The seam's rows that no server says on demand: what the driver and the socket raise."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import asyncpg
+import pytest
+
+from gateway.errors import (
+    BadQuery,
+    CallTimeout,
+    ConfigError,
+    GatewayError,
+    InternalError,
+    InvalidArguments,
+    PermissionDenied,
+    TlsFailed,
+    Unavailable,
+)
+from gateway.pg_errors import from_dial, from_server, from_statement
+
+
+def said(sqlstate: str, message: str = "what the server said", **fields: Any) -> asyncpg.PostgresError:
+    """Return the error that the driver makes of the server's words."""
+    error = asyncpg.PostgresError.new({"C": sqlstate, "M": message, **fields})
+    assert isinstance(error, asyncpg.PostgresError)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "code", "transient"),
+    [
+        ("25006", "unsafe_sql", False),
+        ("57014", "timeout", False),
+        ("55P03", "timeout", False),
+        ("28P01", "auth_failed", False),
+        ("28000", "auth_failed", False),
+        ("3D000", "config_error", False),
+        ("57P01", "unavailable", True),
+        ("57P02", "unavailable", True),
+        ("57P03", "unavailable", True),
+        ("08006", "unavailable", True),
+        ("08P01", "unavailable", True),
+        ("53300", "unavailable", True),
+        ("53200", "unavailable", True),
+        ("53400", "too_large", False),
+        ("58030", "unavailable", True),
+        ("40001", "unavailable", True),
+        ("40P01", "unavailable", True),
+        ("42501", "permission_denied", False),
+        ("42P01", "not_found", False),
+        ("42703", "not_found", False),
+        ("3F000", "not_found", False),
+        ("54001", "too_large", False),
+        ("54011", "too_large", False),
+        ("22021", "bad_query", False),
+        ("22P02", "bad_query", False),
+        ("22012", "bad_query", False),
+        ("42601", "bad_query", False),
+        ("0A000", "bad_query", False),
+        ("XX000", "bad_query", False),
+    ],
+)
+def test_a_code_of_the_server_becomes_ours(sqlstate: str, code: str, *, transient: bool) -> None:
+    error = from_server(said(sqlstate), profile="p")
+    assert (error.code, error.transient, error.sqlstate, error.profile) == (code, transient, sqlstate, "p")
+
+
+def test_the_servers_own_hint_wins_and_its_detail_is_kept() -> None:
+    error = from_server(said("42883", H="Add a cast.", D="No operator."), profile="p")
+    assert (error.hint, error.message) == ("Add a cast.", "what the server said (No operator.)")
+
+
+@pytest.mark.parametrize(("offset", "position"), [(0, 7), (5, 12), (-7, None), (None, None)])
+def test_the_place_is_counted_in_the_callers_text(offset: int | None, position: int | None) -> None:
+    assert from_server(said("42601", P="7"), profile="p", offset=offset).position == position
+
+
+def test_long_messages_are_cut_between_characters() -> None:
+    message = from_server(said("22P02", "é" * 5000), profile="p").message
+    assert len(message.encode()) <= 2051
+    assert message.endswith("…")
+
+
+def killed(cause: BaseException | None) -> asyncpg.PostgresError:
+    error = asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+    error.__cause__ = cause
+    return error
+
+
+def test_a_killed_backend_is_told_with_the_servers_words() -> None:
+    error = from_statement(killed(said("57P01", "terminating connection")), profile="p")
+    assert (type(error), error.sqlstate, error.message) == (Unavailable, "57P01", "terminating connection")
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (killed(None), Unavailable),
+        (killed(ConnectionResetError()), Unavailable),
+        (ConnectionResetError(), Unavailable),
+        (asyncpg.InterfaceError("connection is closed"), Unavailable),
+        (asyncpg.InterfaceError("the server expects 1 argument for this query, 2 were passed"), InvalidArguments),
+        (asyncpg.DataError("invalid input for query argument $1"), InvalidArguments),
+        (TimeoutError(), CallTimeout),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), BadQuery),
+        (KeyError("x"), InternalError),
+        (PermissionDenied("ours already"), PermissionDenied),
+    ],
+    ids=repr,
+)
+def test_what_a_statement_raises_becomes_ours(cause: BaseException, kind: type[GatewayError]) -> None:
+    assert type(from_statement(cause, profile="p")) is kind
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "message"),
+    [
+        (ConnectionRefusedError(111, "secret host"), Unavailable, "refused"),
+        (socket.gaierror(-2, "unknown"), Unavailable, "cannot be resolved"),
+        (TimeoutError(), Unavailable, "in time"),
+        (ConnectionResetError(), Unavailable, "closed the connection"),
+        (OSError(113, "no route"), Unavailable, "closed the connection"),
+        (killed(None), Unavailable, "closed the connection"),
+        (ConnectionError("PostgreSQL server at h:1 rejected SSL upgrade"), TlsFailed, "does not offer TLS"),
+        (said("28P01", "password authentication failed"), GatewayError, "password authentication failed"),
+        (said("3D000", "no such database"), ConfigError, "no such database"),
+        (KeyError("secret"), InternalError, "KeyError"),
+    ],
+    ids=repr,
+)
+def test_what_a_dial_raises_becomes_ours(cause: BaseException, kind: type[GatewayError], message: str) -> None:
+    error = from_dial(cause, profile="p", endpoint="db.example:5432")
+    assert isinstance(error, kind)
+    assert message in error.message
+    assert "secret" not in error.message
+    assert error.profile in ("p", None)
