@@ -164,7 +164,7 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
     return InternalError(f"unexpected {type(error).__name__} in the gateway", profile=profile)
 
 
-def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayError:  # noqa: PLR0911 - one row a cause
+def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayError:
     """Return our error for a connection that could not be opened."""
     if isinstance(error, GatewayError):
         error.profile = error.profile or profile

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import asyncpg
+from asyncpg.exceptions import InternalClientError
 
 from gateway.connect import GatewayConnection, dial
 from gateway.deadline import Deadline
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 # Leave nothing of the caller in the session; behind ROLLBACK in the same message where a transaction is open.
 _RESET_SQL: Final = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
 _RESET_S: Final = 2.0
+# What asyncpg raises on a connection that is no more, or is just going: its internal error is one of these.
+_BROKEN: Final = (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError, OSError)
 _NEARLY_FREE_S: Final = 0.3
 # The process number alone could be somebody else's by now; the session's own name tells.
 _TERMINATE_SQL: Final = """
@@ -145,7 +148,7 @@ class ProfilePool:
                 profile=self.profile.name,
                 repeat="always",
             ) from None
-        except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError) as error:
+        except _BROKEN as error:
             raise Unavailable(
                 "the connection was lost before it could be used",
                 hint="Try again.",
@@ -155,7 +158,7 @@ class ProfilePool:
 
     @contextlib.asynccontextmanager
     async def connection(self, deadline: Deadline, *, dial_s: float | None = None) -> AsyncIterator[GatewayConnection]:
-        """Lend a connection; raises Busy, Unavailable or the dial's error within the deadline, a dial's within `dial_s`.
+        """Lend a connection; raises Busy, Unavailable or the dial's error within the deadline, the dial's in `dial_s`.
 
         On the way out the caller is not kept waiting: rollback and reset run behind it, and the place in the pool
         is given to the next caller when they are done.
@@ -191,7 +194,7 @@ class ProfilePool:
                         rollback = "ROLLBACK; " if connection.is_in_transaction() else ""
                         await connection.execute(rollback + _RESET_SQL)
                         await connection.close_evicted()
-            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except _BROKEN as error:
                 # A lost connection takes its backend along; one that does not answer may leave it at work.
                 ended = not isinstance(error, TimeoutError)
                 # asyncpg's pool has taken back a connection that was lost, and then refuses even this.
@@ -200,7 +203,7 @@ class ProfilePool:
                 if not ended:
                     # The link may be silent, and then the idle connections are no better: they are dialled anew.
                     await self._expire()
-            with contextlib.suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with contextlib.suppress(*_BROKEN):
                 await self._made().release(cast("Any", connection), timeout=_RESET_S)
             if not ended:
                 await self._end_backend(*backend)
@@ -235,7 +238,7 @@ class ProfilePool:
                         found = await control.fetchval(_TERMINATE_SQL, str(pid), name)
                 finally:
                     control.terminate()
-            except (GatewayError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (GatewayError, *_BROKEN) as error:
                 logger.warning("profile=%s: backend %d could not be ended yet: %s", self.profile.name, pid, error)
             else:
                 if found is None:
@@ -279,7 +282,7 @@ class ProfilePool:
             try:
                 async with asyncio.timeout(grace_s):
                     await self._pool.close()
-            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except _BROKEN:
                 self._pool.terminate()
 
 
