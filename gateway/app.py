@@ -8,13 +8,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import orjson
 
+from gateway.breaker import PROBE_EVERY_S, Breaker
 from gateway.config import Config
 from gateway.connect import GatewayConnection
 from gateway.deadline import Deadline
@@ -36,6 +37,7 @@ from gateway.posture import posture_of
 from gateway.profiles import Profile
 from gateway.query import Bounds, ProfileTypes, begin_read_only, select_page, text_page
 from gateway.results import ResultPage
+from gateway.retry import Retry
 from gateway.snapshot import Snapshot, take_snapshot
 from gateway.sql_functions import FunctionCatalog
 from gateway.sql_guard import Judged, judge
@@ -50,6 +52,10 @@ _INLINE_CHARS: Final = 4096
 _JUDGE_THREADS: Final = 2
 _VERDICTS_KEPT: Final = 1000
 _SNAPSHOT_S: Final = 300.0
+# One dial may take so long, or a third of the call: a link that went silent meanwhile is dialled anew.
+_DIAL_S: Final = 5.0
+# Slower than this, a call that was tried again says so in its answer.
+_NOTICED_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 1.0
 # Rules of the guard that a look at the database may overrule.
 _UNKNOWN: Final = ("unknown-function", "unknown-operator")
@@ -179,6 +185,7 @@ class Gateway:
         self._observers = tuple(observers)
         self._pools = Pools(environ=environ, tell=self._tell)
         self._states: dict[str, _ProfileState] = {}
+        self._breakers: dict[str, Breaker] = {}
         self._packaged: FunctionCatalog | None = None
         self._judges: ThreadPoolExecutor | None = None
 
@@ -239,6 +246,8 @@ class Gateway:
                 await self._prejudge(query, target)
             answer = await self._read(target, record, work)
             record.outcome = "ok"
+            if record.retries and isinstance(answer, dict) and time.monotonic() - started > _NOTICED_S:
+                answer["retries"] = record.retries
         except asyncio.CancelledError:
             record.outcome = "cancelled"
             raise
@@ -257,24 +266,59 @@ class Gateway:
             self._tell(record)
 
     async def _read(self, profile: Profile, record: CallRecord, work: Callable[[Reading], Awaitable[T]]) -> T:
+        """Try within one deadline for as long as a lost connection may come back; tell the breaker how it went."""
         deadline = Deadline.after(profile.limits.call_s)
         state = self._states.setdefault(profile.name, _ProfileState())
+        breaker = self._breakers.setdefault(profile.name, Breaker(profile.name))
+        is_probe = breaker.admit()
+        settings = replace(profile.retry, attempts=1) if is_probe else profile.retry
+        retry = Retry(settings, deadline, unproven=not breaker.has_answered, sleep=asyncio.sleep)
+
+        def again(error: GatewayError) -> None:
+            record.retries = retry.retries
+            logger.info("profile=%s tool=%s is tried again: %s", profile.name, record.tool, error.message)
+
+        async def attempt() -> T:
+            return await self._attempt(profile, state, record, deadline, work, brief=is_probe)
+
         try:
-            async with self._pools.of(profile).connection(deadline) as connection:
-                record.waited_s = profile.limits.call_s - deadline.left()
+            answer = await retry.run(attempt, before_retry=again)
+        except GatewayError as error:
+            if error.repeat == "never":
+                # The database was reached, or the call was refused before: nothing against the connection.
+                breaker.released()
+            else:
+                breaker.failed(error)
+            raise
+        except BaseException:
+            breaker.released()
+            raise
+        breaker.succeeded()
+        return answer
+
+    async def _attempt(
+        self,
+        profile: Profile,
+        state: _ProfileState,
+        record: CallRecord,
+        deadline: Deadline,
+        work: Callable[[Reading], Awaitable[T]],
+        *,
+        brief: bool,
+    ) -> T:
+        started = time.monotonic()
+        try:
+            dial_s = PROBE_EVERY_S if brief else max(_DIAL_S, profile.limits.call_s / 3)
+            async with self._pools.of(profile).connection(deadline, dial_s=dial_s) as connection:
+                record.waited_s += time.monotonic() - started
                 try:
                     async with deadline.scope():
-                        if state.snapshot is None:
-                            # One snapshot serves all callers that come first together.
-                            async with state.learning:
-                                if state.snapshot is None:
-                                    await self._learn(profile, state, connection)
-                        elif time.monotonic() - state.snapshot_at > _SNAPSHOT_S:
-                            self._refresh(profile, state)
+                        await self._ready(profile, state, connection)
                         return await work(Reading(self, profile, deadline, record, connection, state))
                 except TimeoutError:
                     raise CallTimeout(
-                        f"the database did not answer within {profile.limits.call_s:g} s",
+                        f"the database did not answer within {deadline.budget_s:g} s; the statement was waited for "
+                        f"{time.monotonic() - started:.1f} s",
                         hint="Ask for less: filter on an indexed column, aggregate, or lower `limit`.",
                         profile=profile.name,
                     ) from None
@@ -285,6 +329,16 @@ class Gateway:
             if isinstance(ours, InternalError):
                 raise
             raise ours from error
+
+    async def _ready(self, profile: Profile, state: _ProfileState, connection: GatewayConnection) -> None:
+        """See to it that the profile's database is known, before the first call and now and then."""
+        if state.snapshot is None:
+            # One snapshot serves all callers that come first together.
+            async with state.learning:
+                if state.snapshot is None:
+                    await self._learn(profile, state, connection)
+        elif time.monotonic() - state.snapshot_at > _SNAPSHOT_S:
+            self._refresh(profile, state)
 
     async def _prejudge(self, query: str, profile: Profile) -> None:
         """Refuse what is certain to be refused without the database; names that only it knows can wait."""

@@ -304,7 +304,7 @@ KEYS: tuple[Key, ...] = (
         meaning="Attempts at most; left out, until the call's time is up."),
     Key(name="retry.first_wait_s", kind="seconds, above 0 to 60", default=0.2, parse=seconds(60.0),
         meaning="Seconds before the second attempt; the wait then doubles."),
-    Key(name="retry.max_wait_s", kind="seconds, above 0 to 60", default=5.0, parse=seconds(60.0),
+    Key(name="retry.max_wait_s", kind="seconds, above 0 to 60", default=2.0, parse=seconds(60.0),
         meaning="Seconds that a wait between attempts grows to."),
     Key(name="schemas", kind="array of strings", default=(), parse=names,
         meaning="The only schemas that callers may read; empty means all that the role may."),

@@ -23,7 +23,10 @@ GatewayError
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+# Whether the same read may be tried again inside its deadline: never, at most once more, for as long as there is time.
+Repeat = Literal["never", "once", "always"]
 
 
 class GatewayError(Exception):
@@ -45,7 +48,10 @@ class GatewayError(Exception):
         sqlstate: str | None = None,
         position: int | None = None,
         details: dict[str, Any] | None = None,
+        repeat: Repeat = "never",
+        is_unproven: bool = False,
     ) -> None:
+        """Make an error. is_unproven: it may be a slip of the configuration, such as a mistyped port."""
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -53,6 +59,8 @@ class GatewayError(Exception):
         self.sqlstate = sqlstate
         self.position = position
         self.details = details or {}
+        self.repeat: Repeat = repeat
+        self.is_unproven = is_unproven
 
     def to_dict(self) -> dict[str, Any]:
         """Return the error as callers see it, without the keys that have nothing to say."""

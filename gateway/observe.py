@@ -29,7 +29,7 @@ class CallRecord:
     started_at: float = field(default_factory=time.time)
     seconds: float = 0.0
     waited_s: float = 0.0
-    dials: int = 0
+    retries: int = 0
     rows: int | None = None
     answer_bytes: int = 0
     truncated: bool = False

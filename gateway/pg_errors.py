@@ -23,6 +23,7 @@ from gateway.errors import (
     InvalidArguments,
     NotFound,
     PermissionDenied,
+    Repeat,
     TlsFailed,
     TooLarge,
     Unavailable,
@@ -30,31 +31,43 @@ from gateway.errors import (
 )
 
 _MESSAGE_BYTES: Final = 2048
+_RESTART: Final = "The database is restarting or was told to stop. Try again in a moment."
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """SQLSTATEs that start with `prefix` become `error`, with `hint` unless the server gave one."""
+    """SQLSTATEs that start with `prefix` become `error`, with `hint` unless the server gave one.
+
+    repeat: whether the read is tried again inside its call.
+    """
 
     prefix: str
     error: type[GatewayError]
     hint: str | None = None
+    repeat: Repeat = "never"
 
 
-# Codes: PostgreSQL documentation, appendix A. What is transient follows Npgsql's PostgresException.IsTransient.
+# Codes: PostgreSQL documentation, appendix A. What is worth another try: Npgsql's PostgresException.IsTransient, cut to
+# what says that the connection or its server process is gone. What a statement may have brought about itself (57P02, a
+# crash) is repeated once; lack of space or memory and lock timeouts are not: the next try would add to them.
 _ROWS: Final[tuple[_Row, ...]] = (
     _Row("25006", UnsafeSql, "This session is read-only. Read with SELECT; changes are not possible here."),
     _Row("57014", CallTimeout, "Ask for less: filter on an indexed column, aggregate, or lower `limit`."),
     _Row("55P03", CallTimeout, "The table is locked by somebody else, such as a migration. Try again later."),
     _Row("28", AuthFailed, "Check user, password and pg_hba.conf; `pg-gateway check PROFILE` names the failing step."),
     _Row("3D000", ConfigError, "The profile names a database that does not exist on this server."),
-    _Row("57", Unavailable, "The database is restarting or was told to stop. Try again in a moment."),
-    _Row("08", Unavailable, "The connection broke. Try again in a moment."),
-    _Row("53300", Unavailable, "The server has no free connection slot. Try again in a moment."),
+    _Row("57P01", Unavailable, _RESTART, "always"),  # an administrator ended the session
+    _Row("57P02", Unavailable, _RESTART, "once"),  # another session crashed, perhaps this statement's own doing
+    _Row("57P03", Unavailable, _RESTART, "always"),  # starting up, shutting down
+    _Row("57P05", Unavailable, _RESTART, "always"),  # idle for too long; nothing was running
+    _Row("57", Unavailable, _RESTART),
+    _Row("08P01", Unavailable, "The server or a pooler does not understand the connection; check `pooler`."),
+    _Row("08", Unavailable, "The connection broke. Try again in a moment.", "always"),
+    _Row("53300", Unavailable, "The server has no free connection slot. Try again in a moment.", "always"),
     _Row("53400", TooLarge, "The statement needs more temporary space than the server allows. Ask for less."),
     _Row("53", Unavailable, "The server is short of a resource. Try again, or ask for less."),
     _Row("58", Unavailable, "The server had a system error. Try again in a moment."),
-    _Row("40", Unavailable, "The server gave up the statement for another one. Try again."),
+    _Row("40", Unavailable, "The server gave up the statement for another one. Try again.", "once"),  # standby conflict
     _Row(
         "42501", PermissionDenied, "The gateway's database role may not read this. Use another table, or ask its owner."
     ),
@@ -104,7 +117,9 @@ def from_server(error: asyncpg.PostgresError, *, profile: str, offset: int | Non
         fault = ConfigError([message], hint=hint)
         fault.profile, fault.sqlstate = profile, sqlstate
         return fault
-    return row.error(message, hint=hint, profile=profile, sqlstate=sqlstate, position=_position(error, offset))
+    return row.error(
+        message, hint=hint, profile=profile, sqlstate=sqlstate, position=_position(error, offset), repeat=row.repeat
+    )
 
 
 def _is_lost(error: BaseException) -> bool:
@@ -126,7 +141,14 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
             _cut(str(error)), hint="Give `params` one value for each of $1, $2, … in the query.", profile=profile
         )
     if _is_lost(error):
-        return Unavailable("the connection to the database was lost", hint="Try again in a moment.", profile=profile)
+        # Without a word the server process may have gone down, perhaps by this statement.
+        is_silent = isinstance(error, asyncpg.ConnectionDoesNotExistError) and error.__cause__ is None
+        return Unavailable(
+            "the connection to the database was lost",
+            hint="Try again in a moment.",
+            profile=profile,
+            repeat="once" if is_silent else "always",
+        )
     if isinstance(error, asyncpg.PostgresError):
         return from_server(error, profile=profile, offset=offset)
     if isinstance(error, TimeoutError):
@@ -169,18 +191,23 @@ def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayEr
             f"the name of {endpoint} cannot be resolved",
             hint="Check `host` for typing errors and that this machine can resolve it.",
             profile=profile,
+            repeat="always",
+            is_unproven=error.errno != socket.EAI_AGAIN,
         )
     if isinstance(error, ConnectionRefusedError):
         return Unavailable(
             f"{endpoint} refused the connection",
             hint="Is the server running, and do host and port match?",
             profile=profile,
+            repeat="always",
+            is_unproven=True,
         )
     if isinstance(error, TimeoutError):
         return Unavailable(
             f"{endpoint} did not answer the connection in time",
             hint="A firewall may drop the packets; `pg-gateway check PROFILE` names the failing step.",
             profile=profile,
+            repeat="always",
         )
     if isinstance(error, ClientConfigurationError):
         return ConfigError([f"profile {profile}: {error}"])
@@ -189,5 +216,6 @@ def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayEr
             f"{endpoint} closed the connection while it was being opened",
             hint="Is this a PostgreSQL server? A proxy may have lost the server behind it.",
             profile=profile,
+            repeat="always",
         )
     return InternalError(f"unexpected {type(error).__name__} while connecting to {endpoint}", profile=profile)

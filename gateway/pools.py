@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import asyncpg
+from asyncpg.exceptions import InternalClientError
 
 from gateway.connect import GatewayConnection, dial
 from gateway.deadline import Deadline
-from gateway.errors import Busy, CallTimeout, GatewayError, Unavailable
+from gateway.errors import Busy, GatewayError, Unavailable
 from gateway.observe import Notify
 from gateway.profiles import Profile
 
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 # Leave nothing of the caller in the session; behind ROLLBACK in the same message where a transaction is open.
 _RESET_SQL: Final = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
 _RESET_S: Final = 2.0
+# What asyncpg raises on a connection that is no more, or is just going: its internal error is one of these.
+_BROKEN: Final = (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError, OSError)
 _NEARLY_FREE_S: Final = 0.3
 # The process number alone could be somebody else's by now; the session's own name tells.
 _TERMINATE_SQL: Final = """
@@ -86,9 +89,16 @@ class ProfilePool:
     async def _dial(self, *_args: Any, **_kwargs: Any) -> GatewayConnection:
         async with self._dials:
             deadline = self._deadline.get() or Deadline.after(self.profile.limits.call_s)
-            return await dial(
-                self.profile, self.profile.endpoints[0], environ=self._environ, deadline=deadline, tell=self._tell
-            )
+            *others, last = self.profile.endpoints
+            for place, endpoint in enumerate(others):
+                share = Deadline.after(deadline.left() / (len(others) + 1 - place))
+                try:
+                    return await dial(self.profile, endpoint, environ=self._environ, deadline=share, tell=self._tell)
+                except GatewayError as error:
+                    # A refused login is refused by the next server, too.
+                    if error.repeat == "never":
+                        raise
+            return await dial(self.profile, last, environ=self._environ, deadline=deadline, tell=self._tell)
 
     def _made(self) -> asyncpg.Pool:
         """Return the pool, making it at the first call; there is no await, so no two callers make two."""
@@ -119,38 +129,43 @@ class ProfilePool:
         finally:
             self._waiting -= 1
 
-    async def _acquire(self, deadline: Deadline) -> GatewayConnection:
+    async def _acquire(self, deadline: Deadline, dial_s: float | None) -> GatewayConnection:
         pool = await self._made()
         if self._resetting and pool.get_idle_size() == 0:
             # A connection that is being reset is free in one round trip; a new one takes six.
             await asyncio.wait(
                 self._resetting, timeout=deadline.left(at_most=_NEARLY_FREE_S), return_when=asyncio.FIRST_COMPLETED
             )
-        self._deadline.set(deadline)
+        dial_by = deadline if dial_s is None else Deadline.after(deadline.left(at_most=dial_s))
+        self._deadline.set(dial_by)
         try:
-            async with deadline.scope():
+            async with dial_by.scope():
                 return cast("GatewayConnection", await pool.acquire())
         except TimeoutError:
-            raise CallTimeout(
-                f"no connection to {self.profile.endpoints[0]} within {deadline.budget_s:g} s",
+            raise Unavailable(
+                f"no connection to {self.profile.endpoints[0]} within {dial_by.budget_s:.1f} s",
                 hint="`pg-gateway check` names the step that hangs.",
                 profile=self.profile.name,
+                repeat="always",
             ) from None
-        except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError) as error:
+        except _BROKEN as error:
             raise Unavailable(
-                "the connection was lost before it could be used", hint="Try again.", profile=self.profile.name
+                "the connection was lost before it could be used",
+                hint="Try again.",
+                profile=self.profile.name,
+                repeat="always",
             ) from error
 
     @contextlib.asynccontextmanager
-    async def connection(self, deadline: Deadline) -> AsyncIterator[GatewayConnection]:
-        """Lend a connection; raises Busy, CallTimeout or the dial's error within the deadline.
+    async def connection(self, deadline: Deadline, *, dial_s: float | None = None) -> AsyncIterator[GatewayConnection]:
+        """Lend a connection; raises Busy, Unavailable or the dial's error within the deadline, the dial's in `dial_s`.
 
         On the way out the caller is not kept waiting: rollback and reset run behind it, and the place in the pool
         is given to the next caller when they are done.
         """
         await self._permit(deadline)
         try:
-            connection = await self._acquire(deadline)
+            connection = await self._acquire(deadline, dial_s)
         except BaseException:
             self._permits.release()
             raise
@@ -179,19 +194,26 @@ class ProfilePool:
                         rollback = "ROLLBACK; " if connection.is_in_transaction() else ""
                         await connection.execute(rollback + _RESET_SQL)
                         await connection.close_evicted()
-            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except _BROKEN as error:
                 # A lost connection takes its backend along; one that does not answer may leave it at work.
                 ended = not isinstance(error, TimeoutError)
                 # asyncpg's pool has taken back a connection that was lost, and then refuses even this.
                 with contextlib.suppress(asyncpg.InterfaceError):
                     connection.terminate()
-            with contextlib.suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                if not ended:
+                    # The link may be silent, and then the idle connections are no better: they are dialled anew.
+                    await self._expire()
+            with contextlib.suppress(*_BROKEN):
                 await self._made().release(cast("Any", connection), timeout=_RESET_S)
             if not ended:
                 await self._end_backend(*backend)
         finally:
             del self._holders[lease]
             self._permits.release()
+
+    async def _expire(self) -> None:
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     async def _end_backend(self, pid: int, name: str) -> None:
         """End, over a connection of its own, a backend that ignored the cancel; it keeps its place until it is gone.
@@ -216,7 +238,7 @@ class ProfilePool:
                         found = await control.fetchval(_TERMINATE_SQL, str(pid), name)
                 finally:
                     control.terminate()
-            except (GatewayError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (GatewayError, *_BROKEN) as error:
                 logger.warning("profile=%s: backend %d could not be ended yet: %s", self.profile.name, pid, error)
             else:
                 if found is None:
@@ -260,7 +282,7 @@ class ProfilePool:
             try:
                 async with asyncio.timeout(grace_s):
                     await self._pool.close()
-            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except _BROKEN:
                 self._pool.terminate()
 
 

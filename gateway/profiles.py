@@ -57,7 +57,7 @@ class RetrySettings:
 
     attempts: int | None = None
     first_wait_s: float = 0.2
-    max_wait_s: float = 5.0
+    max_wait_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from tests.support.configuration import faults, load, one
         ("limits = { acquire_s = 40 }", "limits.acquire_s = 40: must not be above limits.call_s = 30, the default"),
         ("limits = { cell_kb = 65 }", "limits.cell_kb = 65: must not be above limits.page_kb = 64, the default"),
         ("retry = { first_wait_s = 6 }",
-         "retry.first_wait_s = 6: must not be above retry.max_wait_s = 5, the default"),
+         "retry.first_wait_s = 6: must not be above retry.max_wait_s = 2, the default"),
         ('hosts = ["a"]\nport = 1', "hosts = […]: contradicts port: leave one of them out"),
         ('use_azure_ad = true\npassword = "env:A"', "use_azure_ad = true: contradicts password: leave one of them out"),
         ('use_azure_ad = true\nssl_mode = "prefer"',

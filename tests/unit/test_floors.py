@@ -38,12 +38,14 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
         "rules and parts",
         frozenset(
             {
+                "breaker",
                 "config",
                 "config_draft",
                 "credentials",
                 "page_sql",
                 "pg_errors",
                 "policy",
+                "retry",
                 "sql_guard",
                 "sql_verdicts",
                 "tls",
