@@ -103,14 +103,14 @@ class Reading:
         self.record.answer_bytes = len(text)
         return orjson.loads(text)
 
-    async def begin(self) -> None:
-        """Open the read-only transaction for the caller's statement; ends one that is open."""
+    async def begin(self, *, at_most_s: float | None = None) -> None:
+        """Open the read-only transaction for the statement to come, of `at_most_s`; ends one that is open."""
         if self.connection.is_in_transaction():
             await self.connection.execute("ROLLBACK")
-        snapshot = self.state.snapshot
+        snapshot, limit_s = self.state.snapshot, self.profile.limits.statement_s
         await begin_read_only(
             self.connection,
-            statement_s=self.deadline.left(at_most=self.profile.limits.statement_s),
+            statement_s=self.deadline.left(at_most=min(limit_s, at_most_s or limit_s)),
             search_path=None if snapshot is None else snapshot.shadowed_path,
         )
 
@@ -164,7 +164,9 @@ class Reading:
             return self._noted(await text_page(self.connection, judged.sql, arguments, bounds=self.bounds(rows)))
         except Exception as error:
             ours = from_statement(error, profile=self.profile.name, offset=judged.offset)
-            await with_near_names(ours, self.connection, judged.relations, deadline=self.deadline)
+            await with_near_names(
+                ours, self.connection, judged.relations, deadline=self.deadline, schemas=self.profile.schemas
+            )
             raise ours from error
 
 

@@ -131,7 +131,7 @@ def session_settings(profile: Profile, name: str) -> dict[str, str]:
         "application_name": name,
         "default_transaction_read_only": "on",
         "statement_timeout": str(max(1, round(limits.statement_s * 1000))),
-        "lock_timeout": str(max(1, round(min(limits.statement_s, 2.0) * 1000))),
+        "lock_timeout": str(max(1, round(min(limits.statement_s * 0.9, 2.0) * 1000))),
         "idle_in_transaction_session_timeout": str(round((limits.call_s + 10) * 1000)),
         # A role or database may have changed these; values are written in one form only.
         "DateStyle": "ISO, YMD",

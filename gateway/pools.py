@@ -76,6 +76,7 @@ class ProfilePool:
         self._warmer: asyncio.Task[None] | None = None
         self._waiting = 0
         self._holders: dict[int, float] = {}
+        self._backends: dict[int, tuple[int, str]] = {}
         self._lease_ids = itertools.count()
         # asyncpg calls the dial from within `acquire`, in the caller's task, without saying for whom.
         self._deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
@@ -172,7 +173,7 @@ class ProfilePool:
         lease = next(self._lease_ids)
         self._holders[lease] = time.monotonic()
         # A connection that is lost says nothing any more.
-        backend = (connection.get_server_pid(), connection.session_name)
+        backend = self._backends[lease] = (connection.get_server_pid(), connection.session_name)
         owners = [self._cleaning]
         try:
             yield connection
@@ -208,7 +209,7 @@ class ProfilePool:
             if not ended:
                 await self._end_backend(*backend)
         finally:
-            del self._holders[lease]
+            del self._holders[lease], self._backends[lease]
             self._permits.release()
 
     async def _expire(self) -> None:
@@ -254,9 +255,9 @@ class ProfilePool:
     async def _warm(self) -> None:
         """Hold `pool_size.min` connections open from the first call on, replacing those that were idle too long."""
         while True:
-            missing = self.profile.pool.min - self.stats().size
-            if missing > 0:
-                await self._open(missing)
+            if self.stats().size < self.profile.pool.min:
+                # All at once: asyncpg lends the idle ones first, so asking for the missing ones opens too few.
+                await self._open(self.profile.pool.min)
             await asyncio.sleep(_WARM_EVERY_S)
 
     async def _open(self, count: int) -> None:
@@ -283,7 +284,12 @@ class ProfilePool:
                 async with asyncio.timeout(grace_s):
                     await self._pool.close()
             except _BROKEN:
+                # A backend does not notice that its caller is gone while it computes.
+                running = list(self._backends.values())
                 self._pool.terminate()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace_s):
+                        await asyncio.gather(*(self._end_backend(*backend) for backend in running))
 
 
 class Pools:

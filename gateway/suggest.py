@@ -75,8 +75,11 @@ async def with_near_names(
     relations: Sequence[tuple[str | None, str]],
     *,
     deadline: Deadline,
+    schemas: Sequence[str] = (),
 ) -> None:
     """Add the nearest names to the hint of `error` if it is about a name; silently nothing if that fails.
+
+    schemas: when given, no table of another is named.
 
     Runs after the failed statement, in its connection, for a second at most.
     """
@@ -88,7 +91,7 @@ async def with_near_names(
         async with deadline.scope(at_most=_SUGGEST_S):
             await connection.execute("ROLLBACK")
             if error.sqlstate == "42P01":
-                found = await near_tables(connection, quoted.group(1))
+                found = await near_tables(connection, quoted.group(1), schemas=schemas)
             else:
                 names = [_quote(schema, name) for schema, name in relations]
                 found = await near_columns(connection, quoted.group(1), names)

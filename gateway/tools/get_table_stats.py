@@ -12,7 +12,6 @@ from gateway.errors import Unavailable
 from gateway.pg_errors import from_statement
 from gateway.policy import check_schema
 from gateway.profiles import Profile
-from gateway.query import begin_read_only
 from gateway.results import to_json
 from gateway.tools.base import (
     IMPATIENT,
@@ -94,7 +93,7 @@ _WITHOUT_SIZES: Final = _sql(sizes=False)
 
 async def _count(reading: Reading, found: Mapping[str, Any]) -> tuple[int | None, str]:
     """Return the exact number of rows, or None and the reason: too slow, locked, not permitted or failing."""
-    await begin_read_only(reading.connection, statement_s=reading.deadline.left(at_most=_COUNT_S))
+    await reading.begin(at_most_s=_COUNT_S)
     try:
         text = await reading.connection.fetchval(f"SELECT count(*) FROM {quoted(found['schema'], found['table'])}")
     except asyncpg.QueryCanceledError:

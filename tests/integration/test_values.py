@@ -1,7 +1,8 @@
 """Every type and extreme value arrives so that it can be cast back to an equal one; see docs/values.md.
 
 Each type's samples stand in a table of their own in both databases; what a client reads of them is turned back into
-text by the rules of the page and compared in the database.
+text by the rules of the page and compared in the database. Long because the reader of those rules stands here as well,
+independent of the gateway.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ _SETTINGS: Final = {
 _REPAIR: Final = (
     "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active",
     "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = 'pwned'",
+    f"ALTER ROLE {READER} NOSUPERUSER",
     "ALTER SYSTEM RESET ALL",
     "SELECT pg_reload_conf()",
     "DROP DATABASE IF EXISTS pwned",

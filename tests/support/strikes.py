@@ -89,9 +89,14 @@ class Strikes:
     def _hear(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._failed_tasks.append(f"{context['message']}: {context.get('exception')}")
 
+    @property
+    def extensions(self) -> frozenset[str]:
+        """What of contrib, and `xml`, the server has."""
+        return self._corpus.extensions
+
     async def run(self, attacks: Sequence[Attack], *, role: str) -> list[Strike]:
         """Run the attacks and return what each did."""
-        fitting = [attack for attack in attacks if self._corpus.extensions.issuperset(attack.needs)]
+        fitting = [attack for attack in attacks if self.extensions.issuperset(attack.needs)]
         scene = await self._ready()
         before = await scene.probe.state()
         struck = [await self._strike(scene, attack, role) for attack in fitting]
@@ -120,7 +125,7 @@ class Strikes:
         scene = await self._ready()
         before = await scene.probe.state()
         async with scene.probe.database.connection() as connection:
-            await connection.execute(sql)
+            await connection.execute(self._trap.aimed(sql).replace("{}", scene.probe.database.name))
             effects = await self._changes(scene, before)
         await self.renew()
         return effects
