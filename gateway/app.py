@@ -1,4 +1,7 @@
-"""The whole: profiles, pools and observers in one object, and the one path that every read takes."""
+"""The whole: profiles, pools and observers in one object, and the one path that every read takes.
+
+Past 400 lines on purpose: judging, retrying and observing are steps of that one path, and are read in its order.
+"""
 
 from __future__ import annotations
 
