@@ -1,17 +1,12 @@
-"""The whole: profiles, pools and observers in one object, and the one path that every read takes.
-
-Past 400 lines on purpose: judging, retrying and observing are steps of that one path, and are read in its order.
-"""
+"""The whole: profiles, pools and observers in one object, and the one path that every read takes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -23,26 +18,21 @@ from gateway.config import Config
 from gateway.connect import GatewayConnection
 from gateway.deadline import Deadline
 from gateway.errors import (
-    BadQuery,
     CallTimeout,
-    Forbidden,
     GatewayError,
     InternalError,
     InvalidArguments,
     UnknownProfile,
-    UnsafeSql,
 )
+from gateway.judging import Judging, ProfileState
 from gateway.observe import CallRecord, Observer, Record, notify
 from gateway.pg_errors import from_statement
 from gateway.policy import check_rows
 from gateway.pools import Pools, PoolStats
-from gateway.posture import posture_of
 from gateway.profiles import Profile
-from gateway.query import Bounds, ProfileTypes, begin_read_only, select_page, text_page
+from gateway.query import Bounds, begin_read_only, select_page, text_page
 from gateway.results import ResultPage
 from gateway.retry import Retry
-from gateway.snapshot import Snapshot, take_snapshot
-from gateway.sql_functions import FunctionCatalog
 from gateway.sql_guard import Judged, judge
 from gateway.suggest import with_near_names
 
@@ -50,51 +40,22 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# libpg_query needs about 20 µs for a statement of this size: less than the way to a thread and back.
-_INLINE_CHARS: Final = 4096
-_JUDGE_THREADS: Final = 2
-_VERDICTS_KEPT: Final = 1000
-_SNAPSHOT_S: Final = 300.0
 # One dial may take so long, or a third of the call: a link that went silent meanwhile is dialled anew.
 _DIAL_S: Final = 5.0
 # Slower than this, a call that was tried again says so in its answer.
 _NOTICED_S: Final = 1.0
-_LOOK_AGAIN_S: Final = 1.0
-# Rules of the guard that a look at the database may overrule.
-_UNKNOWN: Final = ("unknown-function", "unknown-operator")
-
-
-@dataclass(slots=True)
-class _ProfileState:
-    """What is known of one profile's database, shared by its calls."""
-
-    types: ProfileTypes = field(default_factory=ProfileTypes)
-    snapshot: Snapshot | None = None
-    snapshot_at: float = 0.0
-    verdicts: OrderedDict[str, Judged] = field(default_factory=OrderedDict)
-    # Tables of a large schema by kind, and when they were counted.
-    counts: dict[str, tuple[float, dict[str, int]]] = field(default_factory=dict)
-    refresh: asyncio.Task[None] | None = None
-    learning: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def remember(self, query: str, judged: Judged) -> None:
-        """Keep the verdict on a text, forgetting the least used beyond the bound."""
-        if len(query) <= _INLINE_CHARS:
-            self.verdicts[query] = judged
-            if len(self.verdicts) > _VERDICTS_KEPT:
-                self.verdicts.popitem(last=False)
 
 
 @dataclass(slots=True)
 class Reading:
     """One call's hold on a profile: what a tool reads through."""
 
-    gateway: Gateway
+    judging: Judging
     profile: Profile
     deadline: Deadline
     record: CallRecord
     connection: GatewayConnection
-    state: _ProfileState
+    state: ProfileState
 
     async def catalogue(self, sql: str, *arguments: Any) -> Any:
         """Return what one of our own statements answers, parsed from JSON. One round trip when warm."""
@@ -154,7 +115,7 @@ class Reading:
     async def caller_statement(self, query: str, arguments: Sequence[Any], *, rows: int) -> ResultPage:
         """Judge a caller's statement and return its page."""
         check_rows(self.profile, rows)
-        judged = await self.gateway.judge(query, self.profile, self.connection)
+        judged = await self.judging.judge(query, self.profile, self.connection)
         if judged.param_count > len(arguments):
             raise InvalidArguments(
                 f"the query uses ${judged.param_count} but `params` has {len(arguments)} values",
@@ -186,13 +147,10 @@ class Gateway:
     ) -> None:
         """Make a gateway. guard: judges callers' statements; another one shows what the layers behind it stop alone."""
         self.config = config
-        self._guard = guard
         self._observers = tuple(observers)
         self._pools = Pools(environ=environ, tell=self._tell)
-        self._states: dict[str, _ProfileState] = {}
+        self._judging = Judging(self._pools, guard=guard)
         self._breakers: dict[str, Breaker] = {}
-        self._packaged: FunctionCatalog | None = None
-        self._judges: ThreadPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -200,12 +158,8 @@ class Gateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for state in self._states.values():
-            if state.refresh is not None:
-                state.refresh.cancel()
+        self._judging.close()
         await self._pools.close()
-        if self._judges is not None:
-            self._judges.shutdown(wait=False, cancel_futures=True)
 
     def _tell(self, record: Record) -> None:
         notify(self._observers, record)
@@ -248,7 +202,7 @@ class Gateway:
             target = self.resolve(profile)
             record.profile = target.name
             if query is not None:
-                await self._prejudge(query, target)
+                await self._judging.prejudge(query, target)
             answer = await self._read(target, record, work)
             record.outcome = "ok"
             if record.retries and isinstance(answer, dict) and time.monotonic() - started > _NOTICED_S:
@@ -273,7 +227,7 @@ class Gateway:
     async def _read(self, profile: Profile, record: CallRecord, work: Callable[[Reading], Awaitable[T]]) -> T:
         """Try within one deadline for as long as a lost connection may come back; tell the breaker how it went."""
         deadline = Deadline.after(profile.limits.call_s)
-        state = self._states.setdefault(profile.name, _ProfileState())
+        state = self._judging.state(profile)
         breaker = self._breakers.setdefault(profile.name, Breaker(profile.name))
         is_probe = breaker.admit()
         settings = replace(profile.retry, attempts=1) if is_probe else profile.retry
@@ -304,7 +258,7 @@ class Gateway:
     async def _attempt(
         self,
         profile: Profile,
-        state: _ProfileState,
+        state: ProfileState,
         record: CallRecord,
         deadline: Deadline,
         work: Callable[[Reading], Awaitable[T]],
@@ -318,8 +272,8 @@ class Gateway:
                 record.waited_s += time.monotonic() - started
                 try:
                     async with deadline.scope():
-                        await self._ready(profile, state, connection)
-                        return await work(Reading(self, profile, deadline, record, connection, state))
+                        await self._judging.ready(profile, state, connection)
+                        return await work(Reading(self._judging, profile, deadline, record, connection, state))
                 except TimeoutError:
                     raise CallTimeout(
                         f"the database did not answer within {deadline.budget_s:g} s; the statement was waited for "
@@ -335,121 +289,6 @@ class Gateway:
                 raise
             raise ours from error
 
-    async def _ready(self, profile: Profile, state: _ProfileState, connection: GatewayConnection) -> None:
-        """See to it that the profile's database is known, before the first call and now and then."""
-        if state.snapshot is None:
-            # One snapshot serves all callers that come first together.
-            async with state.learning:
-                if state.snapshot is None:
-                    await self._learn(profile, state, connection)
-        elif time.monotonic() - state.snapshot_at > _SNAPSHOT_S:
-            self._refresh(profile, state)
-
-    async def _prejudge(self, query: str, profile: Profile) -> None:
-        """Refuse what is certain to be refused without the database; names that only it knows can wait."""
-        state = self._states.setdefault(profile.name, _ProfileState())
-        if query in state.verdicts:
-            return
-        try:
-            judged = await self._judge(query, profile, state)
-            if state.snapshot is not None:
-                state.remember(query, judged)
-        except (UnsafeSql, BadQuery) as error:
-            if error.details.get("rule") not in _UNKNOWN:
-                raise
-
-    async def judge(self, query: str, profile: Profile, connection: GatewayConnection) -> Judged:
-        """Return the verdict on a caller's text, from the profile's own functions; remembered by text."""
-        state = self._states.setdefault(profile.name, _ProfileState())
-        if (known := state.verdicts.get(query)) is not None:
-            state.verdicts.move_to_end(query)
-            return known
-        try:
-            judged = await self._judge(query, profile, state)
-        except (UnsafeSql, BadQuery) as error:
-            if error.details.get("rule") not in _UNKNOWN or time.monotonic() - state.snapshot_at < _LOOK_AGAIN_S:
-                raise
-            # Made since the last look, perhaps.
-            await self._learn(profile, state, connection)
-            judged = await self._judge(query, profile, state)
-        state.remember(query, judged)
-        return judged
-
     async def explain(self, query: str, profile: Profile, *, offline: bool) -> dict[str, Any]:
-        """Return what the guard decides about a text and why, by asking the guard itself; nothing is run.
-
-        offline: by the packaged list of PostgreSQL's own functions, without a connection.
-        """
-        state = _ProfileState() if offline else self._states.setdefault(profile.name, _ProfileState())
-        if not offline and state.snapshot is None:
-            async with self._pools.of(profile).connection(Deadline.after(profile.limits.call_s)) as connection:
-                await self._learn(profile, state, connection)
-        answer: dict[str, Any] = {
-            "profile": profile.name,
-            "judged_by": "PostgreSQL's own functions" if offline else "the functions of this database",
-        }
-        try:
-            judged = await self._judge(query, profile, state)
-        except GatewayError as error:
-            return {**answer, "verdict": "refused", **error.to_dict()}
-        return {
-            **answer,
-            "verdict": "allowed",
-            "kind": judged.kind,
-            "statement": judged.sql,
-            "runs_the_query": judged.kind != "explain" or judged.analyze,
-            "relations": [".".join(part for part in relation if part) for relation in judged.relations],
-            "parameters": judged.param_count,
-        }
-
-    async def _learn(self, profile: Profile, state: _ProfileState, connection: GatewayConnection) -> None:
-        """Take the profile's snapshot; with posture = "enforce", refuse a role that may do more than read."""
-        if profile.posture == "enforce":
-            posture = await posture_of(connection)
-            if posture.risks:
-                raise Forbidden(
-                    f"profile {profile.name} is closed: its role {posture.user} {'; '.join(posture.risks)}",
-                    hint="`pg-gateway check --sql` prints the SQL for a role that can only read.",
-                    profile=profile.name,
-                )
-        state.snapshot = await take_snapshot(connection)
-        state.snapshot_at = time.monotonic()
-        state.verdicts.clear()
-
-    def _refresh(self, profile: Profile, state: _ProfileState) -> None:
-        """Take a new snapshot behind the callers' backs, one at a time."""
-        if state.refresh is not None and not state.refresh.done():
-            return
-
-        async def run() -> None:
-            try:
-                async with self._pools.of(profile).connection(Deadline.after(profile.limits.call_s)) as connection:
-                    await self._learn(profile, state, connection)
-            except Exception as error:  # noqa: BLE001 - the old snapshot serves until the next try
-                state.snapshot_at = time.monotonic()
-                logger.warning("profile=%s: functions could not be read again: %s", profile.name, error)
-
-        state.refresh = asyncio.get_running_loop().create_task(run())
-
-    async def _judge(self, query: str, profile: Profile, state: _ProfileState) -> Judged:
-        if state.snapshot is not None:
-            catalog, path = state.snapshot.functions, state.snapshot.search_path
-        else:
-            if self._packaged is None:
-                self._packaged = FunctionCatalog.packaged()
-            catalog, path = self._packaged, profile.search_path or ("public",)
-
-        def run() -> Judged:
-            return self._guard(
-                query,
-                catalog=catalog,
-                allow_functions=profile.allow_functions,
-                schemas=profile.schemas,
-                search_path=path,
-            )
-
-        if len(query) <= _INLINE_CHARS:
-            return run()
-        if self._judges is None:
-            self._judges = ThreadPoolExecutor(max_workers=_JUDGE_THREADS, thread_name_prefix="judge")
-        return await asyncio.get_running_loop().run_in_executor(self._judges, run)
+        """Return what the guard decides about a text and why; see `Judging.explain`."""
+        return await self._judging.explain(query, profile, offline=offline)

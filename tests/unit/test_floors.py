@@ -54,7 +54,7 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     ("one connection", frozenset({"connect", "posture", "query", "snapshot", "suggest"})),
     ("many connections", frozenset({"pools"})),
-    ("the whole", frozenset({"app"})),
+    ("the whole", frozenset({"app", "judging"})),
     (
         "tools",
         frozenset(
@@ -95,6 +95,7 @@ INSIDE: dict[str, tuple[frozenset[str], str]] = {
     "config_keys": (frozenset({"dsn"}), "an address is the value of a key"),
     "config": (frozenset({"config_draft"}), "a configuration is a draft without faults"),
     "sql_guard": (frozenset({"sql_verdicts"}), "the guard walks the statement, the verdicts judge its parts"),
+    "app": (frozenset({"judging"}), "judging is a step of the path that every read takes"),
     "tools": (frozenset(f"tools.{path.stem}" for path in (PACKAGE / "tools").glob("*.py")), "the list of the tools"),
     "demo": (frozenset({"demo_data", "embedded"}), "the demo starts servers and loads them"),
     "demo_data": (frozenset({"embedded"}), "data is loaded into a server"),
