@@ -102,9 +102,9 @@ class CorpusServer:
         return self.server.major_version
 
     @asynccontextmanager
-    async def database(self) -> AsyncIterator[Database]:
+    async def database(self, name: str | None = None) -> AsyncIterator[Database]:
         """Copy the template; what a copy does not take along (grants on it, its settings, a subscription) is added."""
-        name = f"corpus_{next(self._numbers)}"
+        name = name or f"corpus_{next(self._numbers)}"
         self._restore_files()
         async with _database(self.server, "postgres").connection() as admin:
             for statement in _REPAIR:
