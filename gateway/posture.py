@@ -45,8 +45,11 @@ SELECT json_build_object(
   'writable_names', (SELECT json_agg(name) FROM (SELECT name FROM writable ORDER BY 1 LIMIT 5) x),
   'creates_in', (SELECT json_agg(nspname ORDER BY nspname) FROM pg_namespace
     WHERE nspname !~ '^pg_' AND has_schema_privilege(oid, 'CREATE')),
-  'extensions', (SELECT json_agg(extname ORDER BY extname) FROM pg_extension
-    WHERE extname IN ('dblink', 'adminpack', 'file_fdw', 'pg_cron')),
+  'extensions', (SELECT json_agg(extname ORDER BY extname) FROM pg_extension e
+    WHERE extname IN ('dblink', 'adminpack', 'file_fdw', 'pg_cron') AND EXISTS (
+      SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
+      WHERE d.classid = 'pg_proc'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+        AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(p.pronamespace, 'USAGE'))),
   'languages', (SELECT json_agg(lanname ORDER BY lanname) FROM pg_language
     WHERE NOT lanpltrusted AND lanname NOT IN ('c', 'internal')),
   'schemas', (SELECT json_agg(nspname ORDER BY nspname) FROM pg_namespace
@@ -92,7 +95,7 @@ def _risks(found: dict[str, Any]) -> list[str]:
         risks.append(f"may write {_tables(found['writable'])} ({_few(found['writable_names'], found['writable'])})")
     if found["creates_in"]:
         risks.append(f"may create objects in {', '.join(found['creates_in'])}")
-    risks += [f"extension {name} is installed: it reaches beyond this database" for name in found["extensions"] or []]
+    risks += [f"may call extension {name}, which reaches beyond this database" for name in found["extensions"] or []]
     risks += [f"untrusted language {name} is installed" for name in found["languages"] or []]
     return risks
 

@@ -31,7 +31,7 @@ SEEN = {
     f"SELECT pg_terminate_backend(pid) FROM ({SLEEPERS}) AS x": "sleeping session",
     "SELECT pg_create_physical_replication_slot('pwned')": "slots",
     "SELECT pg_replication_origin_create('pwned')": "pg_replication_origin",
-    "COPY (SELECT 1) TO '/tmp/pwned'": "/tmp/pwned",
+    "COPY (SELECT 1) TO '/tmp/pwned'": "files.pwned_outside",
     "CHECKPOINT": "checkpoint",
     "BEGIN; PREPARE TRANSACTION 'x'": "prepared transactions",
 }
@@ -56,7 +56,7 @@ async def test_an_effect_is_seen(sql: str, strikes: Strikes) -> None:
 
 @pytest.mark.parametrize(
     "sql",
-    ["SELECT count(*) FROM public.orders", "BEGIN; DELETE FROM public.orders; ROLLBACK", "SELECT * FROM pg_locks"],
+    ["SELECT count(*) FROM public.orders", "BEGIN; TRUNCATE public.order_items; ROLLBACK", "SELECT * FROM pg_locks"],
 )
 async def test_a_read_and_what_is_rolled_back_leave_nothing_to_see(sql: str, strikes: Strikes) -> None:
     assert await strikes.effects_of(sql) == []

@@ -92,3 +92,19 @@ async def test_enforce_refuses_a_role_that_may_do_more(grant: str, own_databases
 async def test_the_posture_of_the_documented_reader_has_no_risks(databases: Pair) -> None:
     async with databases.first.connection(as_reader=True) as connection:
         assert (await posture_of(connection)).risks == ()
+
+
+async def test_an_extension_that_dials_is_a_risk_until_nobody_may_call_it(own_databases: Pair) -> None:
+    database = own_databases.first
+    async with database.connection() as admin:
+        if not await admin.fetchval("SELECT count(*) FROM pg_available_extensions WHERE name = 'dblink'"):
+            pytest.skip("this PostgreSQL has no dblink")
+        await admin.execute("CREATE EXTENSION dblink")
+        async with database.connection(as_reader=True) as reader:
+            assert "dblink" in " ".join((await posture_of(reader)).risks)
+            for function in await admin.fetch(
+                "SELECT p.oid::regprocedure::text AS name FROM pg_proc p WHERE p.proname LIKE 'dblink%'"
+            ):
+                await admin.execute(f"REVOKE EXECUTE ON FUNCTION {function['name']} FROM PUBLIC")
+
+            assert (await posture_of(reader)).risks == ()

@@ -30,8 +30,6 @@ SECRETS: Final = {
     "user mapping": "mapping-not-for-you",
     "large object": "lob-not-for-you",
 }
-# Where attacks write beside the server's folder.
-OUTSIDE_FILES: Final = (Path("/tmp/pwned"),)
 READER_PASSWORD: Final = "corpus r@der's password"
 _TEMPLATE: Final = "corpus_template"
 _SETTINGS: Final = {
@@ -101,6 +99,11 @@ class CorpusServer:
     def major_version(self) -> int:
         return self.server.major_version
 
+    @property
+    def written_file(self) -> Path:
+        """Where attacks write that say /tmp/pwned: two runs on one machine keep apart."""
+        return self.server.data_dir / "pwned_outside"
+
     @asynccontextmanager
     async def database(self, name: str | None = None) -> AsyncIterator[Database]:
         """Copy the template; what a copy does not take along (grants on it, its settings, a subscription) is added."""
@@ -127,7 +130,7 @@ class CorpusServer:
         data = self.server.data_dir
         if not (data / "postgresql.conf").exists():
             (data / "postgresql.conf").hardlink_to(self._kept)
-        for path in (*OUTSIDE_FILES, data / "pwned"):
+        for path in (self.written_file, data / "pwned"):
             path.unlink(missing_ok=True)
 
     async def _drop(self, name: str) -> None:

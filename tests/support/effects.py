@@ -20,7 +20,6 @@ import asyncpg
 import orjson
 
 from gateway.connect import GatewayConnection
-from tests.support.corpus_server import OUTSIDE_FILES
 from tests.support.polling import until
 from tests.support.postgres import Database
 
@@ -238,7 +237,7 @@ class Probe:
 
     def _files(self) -> list[str]:
         data = self.database.server.data_dir
-        names = [str(path) for path in OUTSIDE_FILES if path.exists()]
+        names = []
         for folder in (data, data / "pg_snapshots", data / "pg_tblspc", data / "pg_twophase", data / "pg_logical"):
             names += [str(path.relative_to(data)) for path in folder.iterdir() if path.name != "current_logfiles"]
         names += [str(path.relative_to(data)) for path in data.glob("base/pgsql_tmp/*")]

@@ -86,6 +86,10 @@ class Strikes:
             loop.set_exception_handler(before)
             await strikes.renew()
 
+    def _aimed(self, sql: str) -> str:
+        """Return a statement of the corpus with its port and its file made this server's own."""
+        return self._trap.aimed(sql).replace("/tmp/pwned", str(self._corpus.written_file))
+
     def _hear(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._failed_tasks.append(f"{context['message']}: {context.get('exception')}")
 
@@ -102,6 +106,7 @@ class Strikes:
         struck = [await self._strike(scene, attack, role) for attack in fitting]
         if not await self._changes(scene, before):
             return struck
+        await self.renew()
         return [await self.run_alone(attack, role=role) for attack in fitting]
 
     async def run_alone(self, attack: Attack, *, role: str) -> Strike:
@@ -118,14 +123,14 @@ class Strikes:
         """Return the guard's verdict with the functions of this database."""
         gateway = (await self._ready()).gateway
         profile = gateway.resolve(_profile_name(role, attack))
-        return await gateway.explain(self._trap.aimed(attack.sql), profile, offline=False)
+        return await gateway.explain(self._aimed(attack.sql), profile, offline=False)
 
     async def effects_of(self, sql: str) -> list[str]:
         """Return what the probe sees of a statement that a superuser runs past the gateway."""
         scene = await self._ready()
         before = await scene.probe.state()
         async with scene.probe.database.connection() as connection:
-            await connection.execute(self._trap.aimed(sql).replace("{}", scene.probe.database.name))
+            await connection.execute(self._aimed(sql).replace("{}", scene.probe.database.name))
             effects = await self._changes(scene, before)
         await self.renew()
         return effects
@@ -181,7 +186,7 @@ class Strikes:
         started = time.monotonic()
         try:
             async with asyncio.timeout(profile.limits.call_s + 4 * GRACE_S):
-                query = self._trap.aimed(attack.sql)
+                query = self._aimed(attack.sql)
                 answer = await call(gateway, "execute_query", query=query, limit=1000, profile=profile.name)
             strike = Strike(attack, "ok", len(answer["rows"]))
         except GatewayError as error:
