@@ -178,7 +178,9 @@ async def _connect(
         krbsrvname="postgres",
         gsslib="gssapi",
         timeout=timeout_s,
-        command_timeout=profile.limits.statement_s + 1,
+        # It bounds the driver's own cancel, too, after which it drops the connection without a word about the backend:
+        # later than the pool's own patience, so that the pool is the one to find out.
+        command_timeout=profile.limits.statement_s + 5,
         statement_cache_size=_STATEMENTS_KEPT,
         max_cached_statement_lifetime=0,
         max_cacheable_statement_size=_CACHEABLE_BYTES,
