@@ -131,6 +131,11 @@ class PipeWriter(_Stream):
         except ConnectionError:
             raise anyio.BrokenResourceError from None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the pipe was found closed."""
+        return self._writer.is_closing()
+
     async def reader_gone(self) -> None:
         """Wait until nobody reads what is written any more."""
         with contextlib.suppress(ConnectionError):
@@ -353,9 +358,10 @@ async def serve_stdio(server: Server[Any], plain: Server[Any]) -> None:
             gone = asyncio.create_task(writer.reader_gone())
             try:
                 await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-                if work.done():
+                if work.done() and not writer.is_closed:
                     work.result()
                 else:
+                    # The loop may fail on the closed pipe before the pipe is known to be closed.
                     logger.info("the client went away")
             finally:
                 await _end(work, gone)
