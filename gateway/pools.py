@@ -22,7 +22,7 @@ from asyncpg.exceptions import InternalClientError
 
 from gateway.connect import GatewayConnection, dial
 from gateway.deadline import Deadline
-from gateway.errors import Busy, GatewayError, Unavailable
+from gateway.errors import Busy, CallTimeout, GatewayError, Unavailable
 from gateway.observe import Notify
 from gateway.profiles import Profile
 
@@ -175,19 +175,26 @@ class ProfilePool:
         # A connection that is lost says nothing any more.
         backend = self._backends[lease] = (connection.get_server_pid(), connection.session_name)
         owners = [self._cleaning]
+        gave_up = False
         try:
             yield connection
             owners.append(self._resetting)
+        except CallTimeout:
+            gave_up = True
+            raise
         finally:
-            task = asyncio.get_running_loop().create_task(self._clean(connection, lease, backend))
+            task = asyncio.get_running_loop().create_task(self._clean(connection, lease, backend, gave_up=gave_up))
             for owner in owners:
                 owner.add(task)
                 task.add_done_callback(owner.discard)
             self._keep_warm()
 
-    async def _clean(self, connection: GatewayConnection, lease: int, backend: tuple[int, str]) -> None:
+    async def _clean(
+        self, connection: GatewayConnection, lease: int, backend: tuple[int, str], *, gave_up: bool
+    ) -> None:
         """Make the connection fit for the next caller, or end it and what still runs behind it."""
-        ended = True
+        # After a deadline it may be the driver that has closed the connection, while the backend works on.
+        ended = not (gave_up and connection.is_closed())
         try:
             try:
                 async with asyncio.timeout(_RESET_S):
@@ -197,7 +204,7 @@ class ProfilePool:
                         await connection.close_evicted()
             except _BROKEN as error:
                 # A lost connection takes its backend along; one that does not answer may leave it at work.
-                ended = not isinstance(error, TimeoutError)
+                ended = not gave_up and not isinstance(error, TimeoutError)
                 # asyncpg's pool has taken back a connection that was lost, and then refuses even this.
                 with contextlib.suppress(asyncpg.InterfaceError):
                     connection.terminate()
