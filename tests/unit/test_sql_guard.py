@@ -265,14 +265,15 @@ def test_the_schemas_of_a_profile_bound_what_it_reads(
 def test_a_profile_may_allow_a_function(sql: str, allow: str, catalog: FunctionCatalog) -> None:
     refusal(sql, catalog)
 
-    judge(sql, catalog=catalog, allow_functions=(allow,))
+    assert judge(sql, catalog=catalog, allow_functions=(allow,)).kind == "select"
 
 
 def test_a_calm_function_under_a_name_that_became_syntax_is_left_alone(catalog: FunctionCatalog) -> None:
     sql = "SELECT json_value('{}'::jsonb, '$.a')"
     refusal(sql, catalog, search_path=("shadow", "public"))
 
-    judge(sql, catalog=catalog, search_path=("shadow", "public"), allow_functions=("shadow.json_value",))
+    allowed = judge(sql, catalog=catalog, search_path=("shadow", "public"), allow_functions=("shadow.json_value",))
+    assert allowed.kind == "select"
 
 
 def test_an_allowed_function_of_one_schema_allows_no_other(catalog: FunctionCatalog) -> None:
