@@ -16,7 +16,8 @@ import orjson
 from gateway.breaker import PROBE_EVERY_S, Breaker
 from gateway.config import Config
 from gateway.connect import GatewayConnection
-from gateway.deadline import Deadline
+from gateway.deadline import Deadline, Stages
+from gateway.dial_loop import LookUp, look_up
 from gateway.errors import (
     CallTimeout,
     GatewayError,
@@ -30,9 +31,11 @@ from gateway.pg_errors import from_statement
 from gateway.policy import check_rows
 from gateway.pools import Pools, PoolStats
 from gateway.profiles import Profile
-from gateway.query import Bounds, begin_read_only, select_page, text_page
+from gateway.progress import Tell, Waiting
+from gateway.query import Bounds, select_page, text_page
 from gateway.results import ResultPage
 from gateway.retry import Retry
+from gateway.session import begin_read_only
 from gateway.sql_guard import Judged, judge
 from gateway.suggest import with_near_names
 
@@ -59,7 +62,8 @@ class Reading:
 
     async def catalogue(self, sql: str, *arguments: Any) -> Any:
         """Return what one of our own statements answers, parsed from JSON. One round trip when warm."""
-        if self.state.snapshot is not None and self.state.snapshot.shadowed_path is not None:
+        is_shadowed = self.state.snapshot is not None and self.state.snapshot.shadowed_path is not None
+        if is_shadowed or self.profile.is_pooled:
             await self.begin()
         text = await self.connection.fetchval(sql, *arguments)
         if text is None:
@@ -69,11 +73,10 @@ class Reading:
 
     async def begin(self, *, at_most_s: float | None = None) -> None:
         """Open the read-only transaction for the statement to come, of `at_most_s`; ends one that is open."""
-        if self.connection.is_in_transaction():
-            await self.connection.execute("ROLLBACK")
         snapshot, limit_s = self.state.snapshot, self.profile.limits.statement_s
         await begin_read_only(
             self.connection,
+            self.profile,
             statement_s=self.deadline.left(at_most=min(limit_s, at_most_s or limit_s)),
             search_path=None if snapshot is None else snapshot.shadowed_path,
         )
@@ -134,6 +137,35 @@ class Reading:
             raise ours from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What all tries of one call share."""
+
+    profile: Profile
+    state: ProfileState
+    record: CallRecord
+    deadline: Deadline
+    stages: Stages
+
+    def waiting(self, retry: Retry | None = None, error: GatewayError | None = None) -> Waiting:
+        """Return where the call stands, for a caller who asked; `retry` is about to try again because of `error`."""
+        now = Waiting(profile=self.profile.name, deadline=self.deadline, stages=self.stages)
+        if retry is None or error is None:
+            return now
+        until = Deadline.after(retry.time_left(error))
+        return replace(now, retries=retry.retries, why=error.message, tried_until=until)
+
+
+def _say_what_was_waited_for(error: GatewayError, stages: Stages, retry: Retry) -> None:
+    """Add to an error that came from waiting what was waited for at last, how long, and how often it was tried."""
+    if error.code not in ("timeout", "unavailable", "busy"):
+        return
+    stages.enter(stages.now)
+    error.details = {"waited_for": stages.now, "waited_s": round(stages.spent[stages.now], 1), **error.details}
+    if retry.retries:
+        error.message += f" (tried {retry.retries + 1} times in {sum(stages.spent.values()):.1f} s)"
+
+
 class Gateway:
     """Everything that lives: `async with Gateway(config, environ=…) as gateway`. Creating never connects."""
 
@@ -144,11 +176,16 @@ class Gateway:
         environ: Mapping[str, str],
         observers: Sequence[Observer] = (),
         guard: Callable[..., Judged] = judge,
+        look_up: LookUp = look_up,
     ) -> None:
-        """Make a gateway. guard: judges callers' statements; another one shows what the layers behind it stop alone."""
+        """Make a gateway.
+
+        guard: judges callers' statements; another one shows what the layers behind it stop alone. look_up: blocks, in
+        one of the profile's own threads, until it has the addresses of a server's name.
+        """
         self.config = config
         self._observers = tuple(observers)
-        self._pools = Pools(environ=environ, tell=self._tell)
+        self._pools = Pools(environ=environ, tell=self._tell, look_up=look_up)
         self._judging = Judging(self._pools, guard=guard)
         self._breakers: dict[str, Breaker] = {}
 
@@ -189,12 +226,18 @@ class Gateway:
         )
 
     async def read(
-        self, tool: str, profile: str | None, work: Callable[[Reading], Awaitable[T]], *, query: str | None = None
+        self,
+        tool: str,
+        profile: str | None,
+        work: Callable[[Reading], Awaitable[T]],
+        *,
+        query: str | None = None,
+        tell: Tell | None = None,
     ) -> tuple[Profile, T]:
         """Run `work` with a connection of the profile, within its deadline, observed whatever happens.
 
-        query: the caller's statement, judged before a connection is asked for. Every failure leaves as a
-        GatewayError that names the profile.
+        query: the caller's statement, judged before a connection is asked for. tell: is told what the call waits for.
+        Every failure leaves as a GatewayError that names the profile.
         """
         started = time.monotonic()
         record = CallRecord(tool=tool, profile=profile or self.config.default)
@@ -203,7 +246,7 @@ class Gateway:
             record.profile = target.name
             if query is not None:
                 await self._judging.prejudge(query, target)
-            answer = await self._read(target, record, work)
+            answer = await self._read(target, record, work, tell)
             record.outcome = "ok"
             if record.retries and isinstance(answer, dict) and time.monotonic() - started > _NOTICED_S:
                 answer["retries"] = record.retries
@@ -224,25 +267,36 @@ class Gateway:
             record.seconds = time.monotonic() - started
             self._tell(record)
 
-    async def _read(self, profile: Profile, record: CallRecord, work: Callable[[Reading], Awaitable[T]]) -> T:
+    async def _read(
+        self, profile: Profile, record: CallRecord, work: Callable[[Reading], Awaitable[T]], tell: Tell | None
+    ) -> T:
         """Try within one deadline for as long as a lost connection may come back; tell the breaker how it went."""
-        deadline = Deadline.after(profile.limits.call_s)
-        state = self._judging.state(profile)
+        call = _Call(profile, self._judging.state(profile), record, Deadline.after(profile.limits.call_s), Stages())
         breaker = self._breakers.setdefault(profile.name, Breaker(profile.name))
         is_probe = breaker.admit()
+        if tell is not None:
+            tell(call.waiting())
         settings = replace(profile.retry, attempts=1) if is_probe else profile.retry
-        retry = Retry(settings, deadline, unproven=not breaker.has_answered, sleep=asyncio.sleep)
+
+        async def pause(seconds: float) -> None:
+            call.stages.enter("retry")
+            await breaker.wait(seconds)
+
+        retry = Retry(settings, call.deadline, unproven=not breaker.has_answered, sleep=pause)
 
         def again(error: GatewayError) -> None:
             record.retries = retry.retries
+            if tell is not None:
+                tell(call.waiting(retry, error))
             logger.info("profile=%s tool=%s is tried again: %s", profile.name, record.tool, error.message)
 
         async def attempt() -> T:
-            return await self._attempt(profile, state, record, deadline, work, brief=is_probe)
+            return await self._attempt(call, work, brief=is_probe)
 
         try:
             answer = await retry.run(attempt, before_retry=again)
         except GatewayError as error:
+            _say_what_was_waited_for(error, call.stages, retry)
             if error.repeat == "never":
                 # The database was reached, or the call was refused before: nothing against the connection.
                 breaker.released()
@@ -255,29 +309,21 @@ class Gateway:
         breaker.succeeded()
         return answer
 
-    async def _attempt(
-        self,
-        profile: Profile,
-        state: ProfileState,
-        record: CallRecord,
-        deadline: Deadline,
-        work: Callable[[Reading], Awaitable[T]],
-        *,
-        brief: bool,
-    ) -> T:
+    async def _attempt(self, call: _Call, work: Callable[[Reading], Awaitable[T]], *, brief: bool) -> T:
+        profile, deadline, stages, record = call.profile, call.deadline, call.stages, call.record
         started = time.monotonic()
         try:
             dial_s = PROBE_EVERY_S if brief else max(_DIAL_S, profile.limits.call_s / 3)
-            async with self._pools.of(profile).connection(deadline, dial_s=dial_s) as connection:
+            pool = self._pools.of(profile)
+            async with pool.connection(deadline, dial_s=dial_s, stages=stages, holder=record.tool) as connection:
                 record.waited_s += time.monotonic() - started
                 try:
                     async with deadline.scope():
-                        await self._judging.ready(profile, state, connection)
-                        return await work(Reading(self._judging, profile, deadline, record, connection, state))
+                        await self._judging.ready(profile, call.state, connection)
+                        return await work(Reading(self._judging, profile, deadline, record, connection, call.state))
                 except TimeoutError:
                     raise CallTimeout(
-                        f"the database did not answer within {deadline.budget_s:g} s; the statement was waited for "
-                        f"{time.monotonic() - started:.1f} s",
+                        f"the database did not answer within {deadline.budget_s:g} s: {stages.told()}",
                         hint="Ask for less: filter on an indexed column, aggregate, or lower `limit`.",
                         profile=profile.name,
                     ) from None

@@ -6,6 +6,9 @@ through at a time, and closes at the first success. Only failures to reach the d
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +19,8 @@ from gateway.errors import GatewayError, Unavailable
 
 # A probe at least this often while calls come.
 PROBE_EVERY_S: Final = 2.0
+# A pause is never cut to less than a part of this, so that one call's successes do not make another's tries a storm.
+_SHORTEST_PAUSE_S: Final = 0.4
 
 
 @dataclass(slots=True)
@@ -30,6 +35,7 @@ class Breaker:
     _next_probe: float = field(default=0.0, init=False)
     _is_probing: bool = field(default=False, init=False)
     has_answered: bool = field(default=False, init=False)
+    _answered: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     @property
     def state(self) -> str:
@@ -64,6 +70,17 @@ class Breaker:
         self._why = None
         self._is_probing = False
         self.has_answered = True
+        # Whoever waits now wakes; whoever comes later waits for the next answer.
+        self._answered.set()
+        self._answered = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Pause before another try: for `seconds`, or until another call has been answered meanwhile."""
+        answered, started = self._answered, self.clock()
+        await asyncio.sleep(min(seconds, _SHORTEST_PAUSE_S * random.random()))  # noqa: S311 - jitter is no secret
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds - (self.clock() - started)):
+                await answered.wait()
 
     def failed(self, error: GatewayError) -> None:
         """Take note that a call's whole time went by, or a probe's, without reaching the database."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from gateway.connect import GatewayConnection, dial
+from gateway.connect import Dialler, GatewayConnection
 from gateway.credentials import resolve_password
 from gateway.deadline import Deadline
 from gateway.errors import ConfigError, GatewayError, TlsFailed, Unavailable
@@ -167,9 +167,8 @@ async def _tls(path: _Path) -> Hop:
 
 async def _login(path: _Path) -> Hop:
     profile = path.profile
-    path.connection = await dial(
-        profile, path.endpoint, environ=path.environ, deadline=path.deadline, tell=lambda _record: None
-    )
+    dialler = Dialler(profile, environ=path.environ, tell=lambda _record: None)
+    path.connection = await dialler.dial(path.endpoint, deadline=path.deadline)
     return _ok(f"as {profile.user} to {profile.database}")
 
 

@@ -78,6 +78,8 @@ class Draft:
     settings: Layer = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     overrides: dict[str, str] = field(default_factory=dict)
+    # Where a kind of profile has defaults of its own.
+    defaults: dict[str, float] = field(default_factory=dict)
 
     # reading
 
@@ -168,6 +170,9 @@ class Draft:
     def profile(self) -> Profile:
         """Return the profile, noting what of it does not fit together."""
         azure = self._azure()
+        is_azure = azure.server_type is not None or azure.use_ad
+        if is_azure:
+            self._azure_waits()
         user = self._user(azure)
         pool = PoolSettings(min=self._fitted("pool_size.min", "pool_size.max"), max=self._get("pool_size.max"))
         return Profile(
@@ -178,7 +183,7 @@ class Draft:
             database=self._get("database") or user,
             user=user,
             password=self._get("password"),
-            tls=self._tls(is_azure=azure.server_type is not None or azure.use_ad, use_ad=azure.use_ad),
+            tls=self._tls(is_azure=is_azure, use_ad=azure.use_ad),
             pool=pool,
             limits=Limits(
                 rows=self._get("limits.rows"),
@@ -212,6 +217,8 @@ class Draft:
     def _value(self, key: str, setting: Setting | None) -> Any:
         if setting is not None:
             return setting.value
+        if key in self.defaults:
+            return self.defaults[key]
         return KEY_BY_NAME[key].default if key in KEY_BY_NAME else None
 
     def _fitted(self, small: str, large: str) -> Any:
@@ -223,6 +230,14 @@ class Draft:
             default = "" if large in self.settings else ", the default"
             self.findings.faults.append(self.settings[small].fault(f"must not be above {large} = {high:g}{default}"))
         return high
+
+    def _azure_waits(self) -> None:
+        """Let the waits between tries default to Azure's advice, as far as a call has time for it.
+
+        5 s before the second try, then twice as long each time up to 60 s ("Handling transient connectivity errors").
+        """
+        call_s = self._get("limits.call_s")
+        self.defaults = {"retry.first_wait_s": min(5.0, call_s / 6), "retry.max_wait_s": min(60.0, call_s / 3)}
 
     def _azure(self) -> AzureSettings:
         settings = AzureSettings(

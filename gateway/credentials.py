@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from gateway.config_keys import written
 from gateway.errors import ConfigError
@@ -19,11 +20,13 @@ from gateway.profiles import Profile
 LONGEST_SECRET = 64 * 1024
 
 
-async def resolve_password(profile: Profile, environ: Mapping[str, str]) -> str | None:
+async def resolve_password(
+    profile: Profile, environ: Mapping[str, str], *, run: Callable[..., Awaitable[Any]] = asyncio.to_thread
+) -> str | None:
     """Return the profile's password, or None where it has none (peer and trust logins).
 
-    Raises ConfigError with the key, the variable or file, and what to do. A file is read in a thread,
-    so that a folder on a dead network holds up this dial only.
+    run: runs what blocks in a thread, so that a folder on a dead network holds up this dial only.
+    Raises ConfigError with the key, the variable or file, and what to do.
     """
     unsupported = profile.unsupported()
     if unsupported is not None and (profile.azure.use_ad or (profile.password or "").startswith("keyvault:")):
@@ -35,7 +38,7 @@ async def resolve_password(profile: Profile, environ: Mapping[str, str]) -> str 
         case "env:":
             return _checked(_from_variable(profile, rest, environ), profile=profile)
         case "file:":
-            return _checked(await asyncio.to_thread(_from_file, profile, Path(rest)), profile=profile)
+            return _checked(await run(_from_file, profile, Path(rest)), profile=profile)
         case "literal:":
             return _checked(rest, profile=profile)
         case _:

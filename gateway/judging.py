@@ -22,6 +22,7 @@ from gateway.pools import Pools
 from gateway.posture import posture_of
 from gateway.profiles import Profile
 from gateway.query import ProfileTypes
+from gateway.session import begin_read_only
 from gateway.snapshot import Snapshot, take_snapshot
 from gateway.sql_functions import FunctionCatalog
 from gateway.sql_guard import Judged
@@ -150,6 +151,8 @@ class Judging:
 
     async def _learn(self, profile: Profile, state: ProfileState, connection: GatewayConnection) -> None:
         """Take the profile's snapshot; with posture = "enforce", refuse a role that may do more than read."""
+        if profile.is_pooled:
+            await begin_read_only(connection, profile, statement_s=profile.limits.statement_s)
         if profile.posture == "enforce":
             posture = await posture_of(connection)
             if posture.risks:

@@ -31,6 +31,12 @@ from gateway.errors import (
 )
 
 _MESSAGE_BYTES: Final = 2048
+_DROPPED: Final = "A firewall may drop the packets."
+_SILENT: Final = {
+    "name look-up": "The name server does not answer.",
+    "TLS": "It accepts connections but does not answer: it may be stopped, or a proxy may have lost it.",
+    "login": "It accepts connections but does not answer: it may be stopped, or a proxy may have lost it.",
+}
 _RESTART: Final = "The database is restarting or was told to stop. Try again in a moment."
 
 
@@ -160,8 +166,10 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
     return InternalError(f"unexpected {type(error).__name__} in the gateway", profile=profile)
 
 
-def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayError:
-    """Return our error for a connection that could not be opened."""
+def from_dial(
+    error: BaseException, *, profile: str, endpoint: str, stage: str = "connect", waited_s: float = 0.0
+) -> GatewayError:
+    """Return our error for a connection that could not be opened. stage: what was waited for, `waited_s` long."""
     if isinstance(error, GatewayError):
         error.profile = error.profile or profile
         return error
@@ -204,8 +212,8 @@ def from_dial(error: BaseException, *, profile: str, endpoint: str) -> GatewayEr
         )
     if isinstance(error, TimeoutError):
         return Unavailable(
-            f"{endpoint} did not answer the connection in time",
-            hint="A firewall may drop the packets; `pg-gateway check PROFILE` names the failing step.",
+            f"{endpoint} did not answer in time: waited {waited_s:.1f} s for the {stage}",
+            hint=f"{_SILENT.get(stage, _DROPPED)} `pg-gateway check PROFILE` tries each step.",
             profile=profile,
             repeat="always",
         )

@@ -14,17 +14,19 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, cast
 
 import asyncpg
 from asyncpg.exceptions import InternalClientError
 
-from gateway.connect import GatewayConnection, dial
-from gateway.deadline import Deadline
+from gateway.connect import Dialler, GatewayConnection
+from gateway.deadline import Deadline, Stages
+from gateway.dial_loop import LookUp, look_up
 from gateway.errors import Busy, CallTimeout, GatewayError, Unavailable
 from gateway.observe import Notify
-from gateway.profiles import Profile
+from gateway.profiles import Endpoint, Profile
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,11 @@ _DIALS_AT_ONCE: Final = 2
 # Below the four minutes after which Azure's load balancer forgets an idle connection.
 _IDLE_S: Final = 200.0
 _WARM_EVERY_S: Final = 30.0
+# A dial answers by itself in its time; this is for a driver that does not.
+_GRACE_S: Final = 0.25
+# So many callers may wait for each connection; more are turned away at once, since memory is bounded, too.
+_QUEUE_PER_CONNECTION: Final = 50
+_HOLDERS_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +63,55 @@ class PoolStats:
     max: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """Who holds a connection, since when, and its backend: a connection that is lost says nothing any more."""
+
+    holder: str
+    since: float
+    endpoint: Endpoint
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """For whom a dial is made."""
+
+    deadline: Deadline
+    stages: Stages
+
+
 async def _no_reset(_connection: asyncpg.Connection) -> None:
     """Stand for asyncpg's own reset: ours has run by then, in the same message as the rollback."""
+
+
+def _same_server(connection: GatewayConnection) -> Endpoint:
+    """Return the server that a connection leads to, by address: its name may lead to another one by now."""
+    endpoint, peer = connection.endpoint, connection.peer
+    if endpoint is None:
+        raise RuntimeError("a connection of the pool was not made by its dialler")
+    if peer is None or endpoint.host.startswith("/"):
+        return endpoint
+    return replace(endpoint, via=(peer, endpoint.via[1] if endpoint.via else endpoint.port))
 
 
 class ProfilePool:
     """The connections of one profile."""
 
-    def __init__(self, profile: Profile, *, environ: Mapping[str, str], tell: Notify) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        environ: Mapping[str, str],
+        tell: Notify,
+        look_up: LookUp = look_up,
+        idle_s: float = _IDLE_S,
+    ) -> None:
+        """Make a pool. look_up: finds the addresses of a name. idle_s: how long an idle connection is kept."""
         self.profile = profile
-        self._environ = environ
-        self._tell = tell
+        self._dialler = Dialler(profile, environ=environ, tell=tell, look_up=look_up)
+        self._idle_s = idle_s
         self._permits = asyncio.Semaphore(profile.pool.max)
         self._dials = asyncio.Semaphore(_DIALS_AT_ONCE)
         self._pool: asyncpg.Pool | None = None
@@ -75,11 +120,10 @@ class ProfilePool:
         self._resetting: set[asyncio.Task[None]] = set()
         self._warmer: asyncio.Task[None] | None = None
         self._waiting = 0
-        self._holders: dict[int, float] = {}
-        self._backends: dict[int, tuple[int, str]] = {}
+        self._leases: dict[int, _Lease] = {}
         self._lease_ids = itertools.count()
         # asyncpg calls the dial from within `acquire`, in the caller's task, without saying for whom.
-        self._deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+        self._asking: ContextVar[_Asking | None] = ContextVar("asking", default=None)
 
     def stats(self) -> PoolStats:
         """Return the numbers of this moment."""
@@ -88,18 +132,19 @@ class ProfilePool:
         return PoolStats(size=size, idle=idle, busy=size - idle, waiting=self._waiting, max=self.profile.pool.max)
 
     async def _dial(self, *_args: Any, **_kwargs: Any) -> GatewayConnection:
+        asking = self._asking.get() or _Asking(Deadline.after(self.profile.limits.call_s), Stages())
+        deadline, stages = asking.deadline, asking.stages
         async with self._dials:
-            deadline = self._deadline.get() or Deadline.after(self.profile.limits.call_s)
             *others, last = self.profile.endpoints
             for place, endpoint in enumerate(others):
                 share = Deadline.after(deadline.left() / (len(others) + 1 - place))
                 try:
-                    return await dial(self.profile, endpoint, environ=self._environ, deadline=share, tell=self._tell)
+                    return await self._dialler.dial(endpoint, deadline=share, stages=stages)
                 except GatewayError as error:
                     # A refused login is refused by the next server, too.
                     if error.repeat == "never":
                         raise
-            return await dial(self.profile, last, environ=self._environ, deadline=deadline, tell=self._tell)
+            return await self._dialler.dial(last, deadline=deadline, stages=stages)
 
     def _made(self) -> asyncpg.Pool:
         """Return the pool, making it at the first call; there is no await, so no two callers make two."""
@@ -107,30 +152,51 @@ class ProfilePool:
             self._pool = asyncpg.create_pool(
                 min_size=0,
                 max_size=self.profile.pool.max,
-                max_inactive_connection_lifetime=_IDLE_S,
+                max_inactive_connection_lifetime=self._idle_s,
                 connect=self._dial,
                 reset=_no_reset,
                 connection_class=GatewayConnection,
             )
         return self._pool
 
-    async def _permit(self, deadline: Deadline) -> None:
+    def _in_use(self) -> str:
+        """Return who holds the connections, the longest first, and who waits."""
+        now = time.monotonic()
+        held = sorted(((now - lease.since, lease.holder) for lease in self._leases.values()), reverse=True)
+        named = [f"{holder} for {seconds:.1f} s" for seconds, holder in held[:_HOLDERS_NAMED]]
+        if len(held) > _HOLDERS_NAMED:
+            named.append(f"{len(held) - _HOLDERS_NAMED} more")
+        shown = f"all {self.profile.pool.max} connections of profile {self.profile.name} are in use"
+        return f"{shown} ({', '.join(named)})" if named else shown
+
+    async def _permit(self, deadline: Deadline, stages: Stages) -> None:
+        if not self._permits.locked():
+            await self._permits.acquire()
+            return
+        if self._waiting >= _QUEUE_PER_CONNECTION * self.profile.pool.max:
+            raise Busy(
+                f"{self._in_use()} and {self._waiting} callers wait for them",
+                hint="Call less at once, or raise `pool_size.max` of the profile.",
+                profile=self.profile.name,
+            )
+        stages.enter("pool")
+        started = time.monotonic()
         self._waiting += 1
         try:
             async with deadline.scope(at_most=self.profile.limits.acquire_s):
                 await self._permits.acquire()
         except TimeoutError:
-            longest = max((time.monotonic() - since for since in self._holders.values()), default=0.0)
+            others = f", {self._waiting - 1} others wait" if self._waiting > 1 else ""
             raise Busy(
-                f"all {self.profile.pool.max} connections of profile {self.profile.name} are in use, "
-                f"the longest for {longest:.1f} s; waited {self.profile.limits.acquire_s:g} s",
+                f"{self._in_use()}{others}; waited {time.monotonic() - started:.1f} s",
                 hint="Try again in a moment, or raise `pool_size.max` of the profile.",
                 profile=self.profile.name,
             ) from None
         finally:
             self._waiting -= 1
 
-    async def _acquire(self, deadline: Deadline, dial_s: float | None) -> GatewayConnection:
+    async def _acquire(self, deadline: Deadline, dial_s: float | None, stages: Stages) -> GatewayConnection:
+        stages.enter("pool")
         pool = await self._made()
         if self._resetting and pool.get_idle_size() == 0:
             # A connection that is being reset is free in one round trip; a new one takes six.
@@ -138,13 +204,13 @@ class ProfilePool:
                 self._resetting, timeout=deadline.left(at_most=_NEARLY_FREE_S), return_when=asyncio.FIRST_COMPLETED
             )
         dial_by = deadline if dial_s is None else Deadline.after(deadline.left(at_most=dial_s))
-        self._deadline.set(dial_by)
+        self._asking.set(_Asking(dial_by, stages))
         try:
-            async with dial_by.scope():
-                return cast("GatewayConnection", await pool.acquire())
+            async with asyncio.timeout(dial_by.left() + _GRACE_S):
+                connection = cast("GatewayConnection", await pool.acquire())
         except TimeoutError:
             raise Unavailable(
-                f"no connection to {self.profile.endpoints[0]} within {dial_by.budget_s:.1f} s",
+                f"no connection to {self.profile.endpoints[0]} within {dial_by.budget_s:.1f} s: {stages.told()}",
                 hint="`pg-gateway check` names the step that hangs.",
                 profile=self.profile.name,
                 repeat="always",
@@ -156,24 +222,35 @@ class ProfilePool:
                 profile=self.profile.name,
                 repeat="always",
             ) from error
+        stages.enter("statement")
+        return connection
 
     @contextlib.asynccontextmanager
-    async def connection(self, deadline: Deadline, *, dial_s: float | None = None) -> AsyncIterator[GatewayConnection]:
+    async def connection(
+        self,
+        deadline: Deadline,
+        *,
+        dial_s: float | None = None,
+        stages: Stages | None = None,
+        holder: str = "the gateway itself",
+    ) -> AsyncIterator[GatewayConnection]:
         """Lend a connection; raises Busy, Unavailable or the dial's error within the deadline, the dial's in `dial_s`.
 
-        On the way out the caller is not kept waiting: rollback and reset run behind it, and the place in the pool
-        is given to the next caller when they are done.
+        stages: is told what is being waited for. holder: whom others are told of while they wait. On the way out the
+        caller is not kept waiting: rollback and reset run behind it, and the place in the pool is given to the next
+        caller when they are done.
         """
-        await self._permit(deadline)
+        stages = stages or Stages()
+        await self._permit(deadline, stages)
         try:
-            connection = await self._acquire(deadline, dial_s)
+            connection = await self._acquire(deadline, dial_s, stages)
         except BaseException:
             self._permits.release()
             raise
-        lease = next(self._lease_ids)
-        self._holders[lease] = time.monotonic()
-        # A connection that is lost says nothing any more.
-        backend = self._backends[lease] = (connection.get_server_pid(), connection.session_name)
+        number = next(self._lease_ids)
+        lease = self._leases[number] = _Lease(
+            holder, time.monotonic(), _same_server(connection), connection.get_server_pid(), connection.session_name
+        )
         owners = [self._cleaning]
         gave_up = False
         try:
@@ -183,15 +260,20 @@ class ProfilePool:
             gave_up = True
             raise
         finally:
-            task = asyncio.get_running_loop().create_task(self._clean(connection, lease, backend, gave_up=gave_up))
+            task = asyncio.get_running_loop().create_task(self._clean(connection, number, lease, gave_up=gave_up))
             for owner in owners:
                 owner.add(task)
                 task.add_done_callback(owner.discard)
             self._keep_warm()
 
-    async def _clean(
-        self, connection: GatewayConnection, lease: int, backend: tuple[int, str], *, gave_up: bool
-    ) -> None:
+    def _reset_sql(self, connection: GatewayConnection) -> str:
+        is_open = connection.is_in_transaction()
+        if self.profile.is_pooled:
+            # What was set was set for the transaction alone, and the next one may run in somebody else's session.
+            return "ROLLBACK" if is_open else ""
+        return f"ROLLBACK; {_RESET_SQL}" if is_open else _RESET_SQL
+
+    async def _clean(self, connection: GatewayConnection, number: int, lease: _Lease, *, gave_up: bool) -> None:
         """Make the connection fit for the next caller, or end it and what still runs behind it."""
         # After a deadline it may be the driver that has closed the connection, while the backend works on.
         ended = not (gave_up and connection.is_closed())
@@ -199,8 +281,9 @@ class ProfilePool:
             try:
                 async with asyncio.timeout(_RESET_S):
                     if not connection.is_closed():
-                        rollback = "ROLLBACK; " if connection.is_in_transaction() else ""
-                        await connection.execute(rollback + _RESET_SQL)
+                        reset = self._reset_sql(connection)
+                        if reset:
+                            await connection.execute(reset)
                         await connection.close_evicted()
             except _BROKEN as error:
                 # A lost connection takes its backend along; one that does not answer may leave it at work.
@@ -214,36 +297,33 @@ class ProfilePool:
             with contextlib.suppress(*_BROKEN):
                 await self._made().release(cast("Any", connection), timeout=_RESET_S)
             if not ended:
-                await self._end_backend(*backend)
+                await self._end_backend(lease)
         finally:
-            del self._holders[lease], self._backends[lease]
+            del self._leases[number]
             self._permits.release()
 
     async def _expire(self) -> None:
         if self._pool is not None:
             await self._pool.expire_connections()
 
-    async def _end_backend(self, pid: int, name: str) -> None:
+    async def _end_backend(self, lease: _Lease) -> None:
         """End, over a connection of its own, a backend that ignored the cancel; it keeps its place until it is gone.
 
         Code that checks for no interrupts runs on for as long as it likes (docs/security.md); a server that cannot be
-        asked is given up after a call's time.
+        asked is given up after a call's time. Behind a pooler nobody knows which backend it was.
         """
+        if self.profile.is_pooled:
+            return
+        pid = lease.pid
         give_up = time.monotonic() + _BACKEND_S
         wait_s = 0.1
         while time.monotonic() < give_up:
             try:
                 deadline = Deadline.after(_CONTROL_S)
-                control = await dial(
-                    self.profile,
-                    self.profile.endpoints[0],
-                    environ=self._environ,
-                    deadline=deadline,
-                    tell=self._tell,
-                )
+                control = await self._dialler.dial(lease.endpoint, deadline=deadline)
                 try:
                     async with deadline.scope():
-                        found = await control.fetchval(_TERMINATE_SQL, str(pid), name)
+                        found = await control.fetchval(_TERMINATE_SQL, str(pid), lease.name)
                 finally:
                     control.terminate()
             except (GatewayError, *_BROKEN) as error:
@@ -292,26 +372,27 @@ class ProfilePool:
                     await self._pool.close()
             except _BROKEN:
                 # A backend does not notice that its caller is gone while it computes.
-                running = list(self._backends.values())
+                running = list(self._leases.values())
                 self._pool.terminate()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(grace_s):
-                        await asyncio.gather(*(self._end_backend(*backend) for backend in running))
+                        await asyncio.gather(*(self._end_backend(lease) for lease in running))
 
 
 class Pools:
     """The pools of all profiles, by name."""
 
-    def __init__(self, *, environ: Mapping[str, str], tell: Notify) -> None:
-        self._environ = environ
-        self._tell = tell
+    def __init__(
+        self, *, environ: Mapping[str, str], tell: Notify, look_up: LookUp = look_up, idle_s: float = _IDLE_S
+    ) -> None:
+        self._make = partial(ProfilePool, environ=environ, tell=tell, look_up=look_up, idle_s=idle_s)
         self._pools: dict[str, ProfilePool] = {}
 
     def of(self, profile: Profile) -> ProfilePool:
         """Return the profile's pool, made at its first call."""
         pool = self._pools.get(profile.name)
         if pool is None:
-            pool = self._pools[profile.name] = ProfilePool(profile, environ=self._environ, tell=self._tell)
+            pool = self._pools[profile.name] = self._make(profile)
         return pool
 
     def stats(self) -> dict[str, PoolStats]:

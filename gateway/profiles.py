@@ -86,10 +86,14 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One server of a profile. A host that starts with `/` is the folder of a Unix socket."""
+    """One server of a profile. A host that starts with `/` is the folder of a Unix socket.
+
+    via: an address to connect to instead, such as a proxy's of a drill; TLS still asks for the name `host`.
+    """
 
     host: str
     port: int = 5432
+    via: tuple[str, int] | None = None
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -137,14 +141,17 @@ class Profile:
         """Say whether the profile is one of an Azure server."""
         return self.azure.server_type is not None or self.azure.use_ad
 
+    @property
+    def is_pooled(self) -> bool:
+        """Say whether a pooler in transaction mode stands before the servers."""
+        return self.pooler != "none"
+
     def unsupported(self) -> str | None:
         """Return what of this profile the version cannot do yet, as a clause, or None.
 
         The configuration loads all the same: a profile that cannot be used never stops the others.
         """
         features = (
-            (self.target != "any", f'target = "{self.target}"'),
-            (self.pooler != "none", f'pooler = "{self.pooler}"'),
             (self.azure.use_ad, "use_azure_ad = true"),
             ((self.password or "").startswith("keyvault:"), "a password from Key Vault"),
             (self.cache_s > 0, f"cache_s = {self.cache_s:g}"),

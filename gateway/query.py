@@ -93,23 +93,6 @@ class ProfileTypes:
         return [BUILTIN_TYPES.get(oid) or self.types.get(oid) or TypeInfo(oid, f"oid {oid}", "output") for oid in oids]
 
 
-async def begin_read_only(
-    connection: Connection, *, statement_s: float, search_path: Sequence[str] | None = None
-) -> None:
-    """Open the transaction that a caller's statement runs in, bounded by `statement_s`. One round trip.
-
-    search_path: schemas for this transaction instead of the session's.
-    """
-    timeout_ms = max(1, round(statement_s * 1000))
-    # A little less for locks: of two that end together the server reports the statement's, which misleads.
-    lock_ms = max(1, timeout_ms * 9 // 10)
-    settings = f"SET LOCAL statement_timeout = {timeout_ms}; SET LOCAL lock_timeout = {lock_ms}"
-    if search_path is not None:
-        names = ", ".join('"' + name.replace('"', '""') + '"' for name in search_path)
-        settings += f"; SET LOCAL search_path = {names}"
-    await connection.execute(f"BEGIN READ ONLY; {settings}")
-
-
 def _describe_columns(page: Sequence[PageColumn]) -> list[dict[str, str]]:
     described = []
     for column in page:

@@ -73,7 +73,8 @@ class Retry:
         self.retries = 0
         self.reasons: list[str] = []
 
-    def _time_left(self, error: GatewayError) -> float:
+    def time_left(self, error: GatewayError) -> float:
+        """Return the seconds for which what `error` stands for is worth another try."""
         left = self._deadline.left()
         if self._unproven and error.is_unproven:
             spent = self._deadline.clock() - self._started
@@ -102,7 +103,7 @@ class Retry:
         tries = AsyncRetrying(
             retry=retry_if_exception(self._is_worth_it),
             wait=_FullJitter(self._settings, chance=self._chance),
-            stop=_Spent(self._settings, self._time_left),
+            stop=_Spent(self._settings, self.time_left),
             before_sleep=note,
             sleep=self._sleep,
             reraise=True,

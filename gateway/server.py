@@ -6,11 +6,8 @@ the SDK's result models.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -18,6 +15,7 @@ from mcp.server.caching import CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
+from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp_types import (
     INVALID_PARAMS,
     SERVER_INFO_META_KEY,
@@ -34,6 +32,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from gateway import __version__
 from gateway.app import Gateway
 from gateway.errors import GatewayError, InternalError
+from gateway.progress import Progress, Tell
 from gateway.results import to_json
 from gateway.tools import TOOLS
 from gateway.tools.base import Tool
@@ -42,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 Context = ServerRequestContext[Any, Any]
 
-_PROGRESS_EVERY_S: Final = 1.0
 _LIST_CACHE_MS: Final = 300_000
 
 
@@ -72,10 +70,12 @@ def _describe(tool: Tool) -> ToolDescription:
     )
 
 
-async def _answer(gateway: Gateway, tool: Tool, arguments: Mapping[str, Any]) -> tuple[bytes, bool]:
+async def _answer(
+    gateway: Gateway, tool: Tool, arguments: Mapping[str, Any], *, tell: Tell | None = None
+) -> tuple[bytes, bool]:
     """Return the JSON of a call's answer, and whether it is an error."""
     try:
-        _, answer = await tool.run(gateway, tool.check(arguments))
+        _, answer = await tool.run(gateway, tool.check(arguments), tell=tell)
         return to_json(answer), False
     except GatewayError as error:
         ours = error
@@ -85,28 +85,14 @@ async def _answer(gateway: Gateway, tool: Tool, arguments: Mapping[str, Any]) ->
     return to_json({"error": ours.to_dict()}), True
 
 
-@contextlib.asynccontextmanager
-async def _progress(context: Context, tool: str) -> AsyncIterator[None]:
-    """Tell a client that asked for progress, once a second, that the call is still at work."""
-    meta = (context.params or {}).get("_meta")
-    if not isinstance(meta, Mapping) or meta.get("progressToken") is None:
-        yield
-        return
-
-    async def tell() -> None:
-        started = time.monotonic()
-        while True:
-            await asyncio.sleep(_PROGRESS_EVERY_S)
-            seconds = round(time.monotonic() - started, 1)
-            await context.session.report_progress(seconds, None, f"{tool} has been running for {seconds:g} s")
-
-    task = asyncio.create_task(tell())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+async def _answer_telling(
+    context: Context, gateway: Gateway, tool: Tool, arguments: Mapping[str, Any]
+) -> tuple[bytes, bool]:
+    """Do as `_answer`, and tell a client that asked for it what its call waits for."""
+    if progress_token_from_params(context.params) is None:
+        return await _answer(gateway, tool, arguments)
+    async with Progress(tool.name, context.session.report_progress) as progress:
+        return await _answer(gateway, tool, arguments, tell=progress.tell)
 
 
 def build_server(gateway: Gateway, *, finished: bool) -> Server[Any]:
@@ -130,8 +116,7 @@ def build_server(gateway: Gateway, *, finished: bool) -> Server[Any]:
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
         tool = find(params.name)
-        async with _progress(context, tool.name):
-            body, failed = await _answer(gateway, tool, params.arguments or {})
+        body, failed = await _answer_telling(context, gateway, tool, params.arguments or {})
         return CallToolResult(
             content=[TextContent(text=body.decode())], structured_content=orjson.loads(body), is_error=failed
         )
@@ -143,8 +128,7 @@ def build_server(gateway: Gateway, *, finished: bool) -> Server[Any]:
         if ctx.method != "tools/call" or not isinstance(name, str) or not isinstance(arguments, dict | None):
             return await call_next(ctx)
         tool = find(name)
-        async with _progress(ctx, tool.name):
-            body, failed = await _answer(gateway, tool, arguments or {})
+        body, failed = await _answer_telling(ctx, gateway, tool, arguments or {})
         result: dict[str, Any] = {
             "content": [{"type": "text", "text": body.decode()}],
             "structuredContent": orjson.Fragment(body),

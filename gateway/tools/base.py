@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from gateway.app import Gateway, Reading
 from gateway.errors import InvalidArguments, NotFound
 from gateway.profiles import Profile
+from gateway.progress import Tell
 from gateway.results import to_json
 from gateway.suggest import near_tables
 
@@ -111,7 +112,7 @@ TABLE: Final = Argument(
     name="table_name", description="Table or view, also as schema.table.", max_chars=2 * _NAME_CHARS
 )
 
-Work = Callable[[Gateway, Mapping[str, Any]], Awaitable[tuple[Profile, Answer]]]
+Work = Callable[[Reading, Mapping[str, Any]], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,19 @@ class Tool:
     description: str
     arguments: tuple[Argument, ...]
     output: Mapping[str, Any]
-    run: Work
+    work: Work
+
+    async def run(
+        self, gateway: Gateway, arguments: Mapping[str, Any], *, tell: Tell | None = None
+    ) -> tuple[Profile, Answer]:
+        """Return the profile that answered, and its answer to checked arguments. tell: hears what is waited for."""
+        return await gateway.read(
+            self.name,
+            arguments["profile"],
+            lambda reading: self.work(reading, arguments),
+            query=arguments.get("query"),
+            tell=tell,
+        )
 
     def input_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the arguments."""

@@ -7,9 +7,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from gateway.app import Gateway, Reading
+from gateway.app import Reading
 from gateway.policy import check_schema
-from gateway.profiles import Profile
 from gateway.results import to_json
 from gateway.tools.base import (
     IMPATIENT,
@@ -173,10 +172,6 @@ async def _describe(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     return answer
 
 
-async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile, Answer]:
-    return await gateway.read("describe_table", arguments["profile"], lambda reading: _describe(reading, arguments))
-
-
 DESCRIBE_TABLE: Final = Tool(
     name="describe_table",
     title="Describe a table",
@@ -185,5 +180,5 @@ DESCRIBE_TABLE: Final = Tool(
     "not_null.",
     arguments=(TABLE, SCHEMA),
     output={"table": {"type": "string"}, "columns": {"type": "array"}},
-    run=_run,
+    work=_describe,
 )

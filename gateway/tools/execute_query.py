@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.app import Gateway, Reading
-from gateway.profiles import Profile
+from gateway.app import Reading
 from gateway.results import ResultPage
 from gateway.tools.base import TABLE_OUTPUT, Answer, Argument, Tool
 
@@ -31,12 +30,6 @@ async def _query(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     return page.to_dict(reading.profile.name)
 
 
-async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile, Answer]:
-    return await gateway.read(
-        "execute_query", arguments["profile"], lambda reading: _query(reading, arguments), query=arguments["query"]
-    )
-
-
 EXECUTE_QUERY: Final = Tool(
     name="execute_query",
     title="Run a read-only query",
@@ -48,5 +41,5 @@ EXECUTE_QUERY: Final = Tool(
         Argument(name="params", description="Values for $1, $2, …", type="array", default=[]),
     ),
     output=TABLE_OUTPUT,
-    run=_run,
+    work=_query,
 )

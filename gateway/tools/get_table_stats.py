@@ -7,11 +7,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from gateway.app import Gateway, Reading
+from gateway.app import Reading
 from gateway.errors import Unavailable
 from gateway.pg_errors import from_statement
 from gateway.policy import check_schema
-from gateway.profiles import Profile
 from gateway.results import to_json
 from gateway.tools.base import (
     IMPATIENT,
@@ -150,10 +149,6 @@ async def _stats(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     return answer
 
 
-async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile, Answer]:
-    return await gateway.read("get_table_stats", arguments["profile"], lambda reading: _stats(reading, arguments))
-
-
 GET_TABLE_STATS: Final = Tool(
     name="get_table_stats",
     title="Table statistics",
@@ -161,5 +156,5 @@ GET_TABLE_STATS: Final = Tool(
     "analyze, scans, column types, null and distinct fractions of columns, and use of indexes.",
     arguments=(TABLE, SCHEMA),
     output={"table": {"type": "string"}, "rows": {"type": "integer"}, "bytes": {"type": "object"}},
-    run=_run,
+    work=_stats,
 )

@@ -6,10 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.app import Gateway, Reading
+from gateway.app import Reading
 from gateway.errors import NotFound
 from gateway.policy import check_schema
-from gateway.profiles import Profile
 from gateway.suggest import near
 from gateway.tools.base import KIND_SQL, SCHEMA, TABLE_OUTPUT, Answer, Argument, Tool, fit_rows
 
@@ -109,10 +108,6 @@ async def _list(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     return answer
 
 
-async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile, Answer]:
-    return await gateway.read("list_tables", arguments["profile"], lambda reading: _list(reading, arguments))
-
-
 LIST_TABLES: Final = Tool(
     name="list_tables",
     title="List tables",
@@ -124,5 +119,5 @@ LIST_TABLES: Final = Tool(
         Argument(name="offset", description="Tables to skip.", type="integer", default=0, least=0, most=2**31 - 1),
     ),
     output={"counts": {"type": "object"}, **TABLE_OUTPUT},
-    run=_run,
+    work=_list,
 )

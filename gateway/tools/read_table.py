@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.app import Gateway, Reading
+from gateway.app import Reading
 from gateway.errors import InvalidArguments
 from gateway.policy import check_rows, check_schema
-from gateway.profiles import Profile
 from gateway.results import ResultPage
 from gateway.tools.base import (
     SCHEMA,
@@ -105,10 +104,6 @@ async def _read(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     return page.to_dict(reading.profile.name)
 
 
-async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile, Answer]:
-    return await gateway.read("read_table", arguments["profile"], lambda reading: _read(reading, arguments))
-
-
 READ_TABLE: Final = Tool(
     name="read_table",
     title="Read rows of a table",
@@ -122,5 +117,5 @@ READ_TABLE: Final = Tool(
         Argument(name="after", description="next of the page before; quick at any depth.", type="array", default=[]),
     ),
     output={**TABLE_OUTPUT, "next": {"type": "array"}},
-    run=_run,
+    work=_read,
 )

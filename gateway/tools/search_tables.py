@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.app import Gateway, Reading
+from gateway.app import Reading
 from gateway.errors import NotFound
 from gateway.policy import check_schema
-from gateway.profiles import Profile
 from gateway.tools.base import KIND_SQL, TABLE_OUTPUT, Answer, Argument, Tool, fit_rows
 
 _TERM_CHARS: Final = 200
@@ -91,10 +90,6 @@ async def _search(reading: Reading, arguments: Mapping[str, Any]) -> Answer:
     return answer
 
 
-async def _run(gateway: Gateway, arguments: Mapping[str, Any]) -> tuple[Profile, Answer]:
-    return await gateway.read("search_tables", arguments["profile"], lambda reading: _search(reading, arguments))
-
-
 SEARCH_TABLES: Final = Tool(
     name="search_tables",
     title="Search tables",
@@ -106,5 +101,5 @@ SEARCH_TABLES: Final = Tool(
         Argument(name="limit", description="Most matches.", type="integer", default=50, least=1, most=200),
     ),
     output=TABLE_OUTPUT,
-    run=_run,
+    work=_search,
 )

@@ -79,7 +79,24 @@ def test_every_key_reaches_the_profile(tmp_path: Path) -> None:
     assert (profile.schemas, profile.search_path, profile.allow_functions) == (("public",), ("a", "b"), ("f", "s.g"))
     assert (profile.description, profile.production) == ("orders", True)
     assert (profile.retry.attempts, profile.retry.first_wait_s, profile.retry.max_wait_s) == (3, 0.5, 8.0)
-    assert profile.unsupported() == 'not in this version yet: target = "standby", pooler = "pgbouncer", cache_s = 1.5'
+    assert profile.unsupported() == 'not in this version yet: cache_s = 1.5'
+
+
+@pytest.mark.parametrize(
+    ("keys", "waits"),
+    [
+        ("", (5.0, 10.0)),
+        ("limits = { call_s = 12, statement_s = 5 }", (2.0, 4.0)),
+        ("limits = { call_s = 600 }", (5.0, 60.0)),
+        ("retry = { first_wait_s = 0.5 }", (0.5, 10.0)),
+        ("retry = { max_wait_s = 3 }", (3.0, 3.0)),
+    ],
+)
+def test_an_azure_profile_waits_between_tries_as_azure_advises_within_its_deadline(
+    tmp_path: Path, keys: str, waits: tuple[float, float]
+) -> None:
+    profile = one(tmp_path, f'azure_server_type = "flexible"\n{keys}')
+    assert (profile.retry.first_wait_s, profile.retry.max_wait_s) == waits
 
 
 @pytest.mark.parametrize("password", ["hunter22", "literal:env:X"])

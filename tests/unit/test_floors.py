@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
                 "sql_functions",
                 "sql_rules",
                 "sql_text",
+                "threads",
             }
         ),
     ),
@@ -42,10 +43,13 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
                 "config",
                 "config_draft",
                 "credentials",
+                "dial_loop",
                 "page_sql",
                 "pg_errors",
                 "policy",
+                "progress",
                 "retry",
+                "session",
                 "sql_guard",
                 "sql_verdicts",
                 "tls",
@@ -70,7 +74,7 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
             }
         ),
     ),
-    ("protocol", frozenset({"server"})),
+    ("protocol", frozenset({"exchange", "server"})),
     ("wires", frozenset({"http", "transports"})),
     (
         "beside",
@@ -84,6 +88,7 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
                 "embedded_binaries",
                 "embedded_guardian",
                 "embedded_process",
+                "toxiproxy",
             }
         ),
     ),
@@ -108,6 +113,7 @@ INSIDE: dict[str, tuple[frozenset[str], str]] = {
         frozenset({"embedded_account", "embedded_guardian"}),
         "a process has an account and a guardian",
     ),
+    "toxiproxy": (frozenset({"embedded_process"}), "its server is a process that ends with us"),
     "cli": (frozenset({"display"}), "commands show what they found"),
     "__main__": (frozenset({"cli"}), "`python -m gateway` is the command"),
     **{

@@ -69,7 +69,8 @@ def test_a_script_is_short_stops_at_errors_and_runs(path: Path) -> None:
 
 def test_every_import_of_the_package_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["demo"], *extras["drill"]]
     allowed = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in declared}
     distributions = packages_distributions()
     undeclared = {
