@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 Clock = Callable[[], float]
 # What a call can be waiting for. "retry" is the pause before another try.
 Stage = Literal["pool", "name look-up", "connect", "TLS", "login", "statement", "retry"]
+
+# What is awaited at each stage, for people.
+AWAITED: Final[Mapping[Stage, str]] = {
+    "pool": "a free connection",
+    "name look-up": "the name look-up",
+    "connect": "the server to accept the connection",
+    "TLS": "the TLS handshake",
+    "login": "the login",
+    "statement": "the statement's answer",
+    "retry": "the next try",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class Stages:
         self.now, self.since = stage, moment
 
     def told(self) -> str:
-        """Return where the time went, for people: `29.8 s for the name look-up, 0.2 s for the pool`."""
+        """Return where the time went, for people: `29.8 s for the name look-up, 0.2 s for a free connection`."""
         self.enter(self.now)
         parts = sorted(((s, stage) for stage, s in self.spent.items() if s >= 0.05), reverse=True)  # noqa: PLR2004 - what rounds to 0.0 s says nothing
-        return ", ".join(f"{s:.1f} s for the {stage}" for s, stage in parts)
+        return ", ".join(f"{s:.1f} s for {AWAITED[stage]}" for s, stage in parts)

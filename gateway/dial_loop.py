@@ -31,6 +31,8 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "T
 _NEXT_ADDRESS_S: Final = 0.25
 _HEADER: Final = 5
 _READY: Final = ord("Z")
+# No message of a login is nearly as long (an error has a few hundred bytes): the driver would gather it in memory.
+_LONGEST_GREETING: Final = 1 << 20
 
 
 def look_up(host: str, port: int) -> list[Any]:
@@ -53,13 +55,14 @@ def _socket(address: Address) -> socket.socket:
 class _Greeting(asyncio.Protocol):
     """Stands before the driver's protocol until the server is ready for queries.
 
-    The driver loops for ever over a message that is shorter than its own length field, and the whole process with it:
-    whoever answers so is not PostgreSQL and is hung up on.
+    The driver loops for ever over a message that is shorter than its own length field, and the whole process with it,
+    and gathers one of any length in memory: whoever answers so is not PostgreSQL and is hung up on.
     """
 
-    def __init__(self, behind: asyncio.Protocol) -> None:
+    def __init__(self, behind: asyncio.Protocol, transport: asyncio.Transport | None = None) -> None:
+        """Stand before `behind`. transport: where the connection is made already."""
         self._behind = behind
-        self._transport: asyncio.Transport | None = None
+        self._transport = transport
         self._header = b""
         self._body = 0
 
@@ -83,7 +86,7 @@ class _Greeting(asyncio.Protocol):
             at += step
             if len(self._header) == _HEADER:
                 length = int.from_bytes(self._header[1:], "big", signed=True)
-                if length < _HEADER - 1:
+                if not _HEADER - 1 <= length <= _LONGEST_GREETING:
                     self._transport = None
                     transport.abort()
                     return
@@ -107,6 +110,12 @@ class _Greeting(asyncio.Protocol):
         self._behind.resume_writing()
 
 
+def _greet(transport: asyncio.Transport) -> None:
+    behind = transport.get_protocol()
+    if isinstance(behind, asyncio.Protocol) and not transport.is_closing():
+        transport.set_protocol(_Greeting(behind, transport))
+
+
 class DialLoop:
     """The running loop, for one connection to `endpoint` and the cancel requests that follow it."""
 
@@ -120,6 +129,7 @@ class DialLoop:
         self._look_up = look_up
         self._is_encrypted = is_encrypted
         self._peer: Address | None = None
+        self._is_greeted = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
@@ -188,5 +198,9 @@ class DialLoop:
     ) -> asyncio.Transport | None:
         """Encrypt, and note that the login comes next."""
         encrypted = await self._loop.start_tls(transport, protocol, context, **options)
-        self._stages.enter("login")
+        if encrypted is not None and not self._is_greeted:
+            self._is_greeted = True
+            self._stages.enter("login")
+            # The driver puts its own protocol there as soon as it has the transport, before the server can answer.
+            self._loop.call_soon(_greet, encrypted)
         return encrypted

@@ -13,6 +13,7 @@ from typing import Final
 import asyncpg
 from asyncpg.exceptions import ClientConfigurationError, InternalClientError
 
+from gateway.deadline import AWAITED, Stage
 from gateway.errors import (
     AuthFailed,
     BadQuery,
@@ -44,15 +45,52 @@ _RESTART: Final = "The database is restarting or was told to stop. Try again in 
 class _Row:
     """SQLSTATEs that start with `prefix` become `error`, with `hint` unless the server gave one.
 
-    repeat: whether the read is tried again inside its call.
+    repeat: whether the read is tried again inside its call. words: the message must hold them; they are a pooler's.
     """
 
     prefix: str
     error: type[GatewayError]
     hint: str | None = None
     repeat: Repeat = "never"
+    words: str = ""
 
 
+_POOLER_KEY: Final = 'Set pooler = "pgbouncer" in the profile: a pooler in transaction mode stands before the server.'
+_POOLER_LOGIN: Final = "Check user and password, and that PgBouncer knows them by its auth_file or auth_query."
+_POOLER_SERVER: Final = "PgBouncer does not reach the database behind it. Try again in a moment."
+# PgBouncer says all but everything by 08P01 (its src/objects.c, client.c, janitor.c; seen with 1.18): the words decide.
+# What it refused before it had a server connection was not run, and is tried again as any dial is.
+_POOLER_ROWS: Final[tuple[_Row, ...]] = (
+    _Row("08P01", ConfigError, _POOLER_KEY, words="unsupported startup parameter"),
+    _Row("08P01", AuthFailed, _POOLER_LOGIN, words="authentication failed"),
+    _Row("08P01", AuthFailed, _POOLER_LOGIN, words="no such user"),
+    _Row("08P01", ConfigError, "The profile names a database that PgBouncer does not know.", words="no such database"),
+    _Row("08P01", ConfigError, "The profile names a database that does not exist.", words="does not exist"),
+    _Row("08P01", Unavailable, "Somebody has disabled this database in PgBouncer.", words="is disabled"),
+    _Row(
+        "08P01",
+        Unavailable,
+        "PgBouncer has no place for another client. Try again in a moment.",
+        "always",
+        words="no more connections allowed",
+    ),
+    _Row(
+        "08P01",
+        Unavailable,
+        "All of PgBouncer's connections to the server were taken, or it is paused. Try again in a moment.",
+        "always",
+        words="query_wait_timeout",
+    ),
+    _Row("08P01", Unavailable, _POOLER_SERVER, "always", words="server login has been failing"),
+    _Row("08P01", Unavailable, _POOLER_SERVER, "always", words="server login failed"),
+    _Row("08P01", Unavailable, _POOLER_SERVER, "always", words="cannot connect to server"),
+    _Row("08P01", Unavailable, "Try again in a moment.", "always", words="client_"),  # idle or slow to log in
+    # Perhaps by this statement: that an administrator ended the session (57P01) is not handed on.
+    _Row("08P01", Unavailable, _RESTART, "once", words="server conn crashed"),
+    _Row("08P01", CallTimeout, "PgBouncer's own query_timeout is shorter than this statement.", words="query timeout"),
+    _Row("26000", Unavailable, _POOLER_KEY),  # prepared on one server connection, executed on another
+    _Row("42P05", Unavailable, _POOLER_KEY),
+)
 # Codes: PostgreSQL documentation, appendix A. What is worth another try: Npgsql's PostgresException.IsTransient, cut to
 # what says that the connection or its server process is gone. What a statement may have brought about itself (57P02, a
 # crash) is repeated once; lack of space or memory and lock timeouts are not: the next try would add to them.
@@ -67,6 +105,7 @@ _ROWS: Final[tuple[_Row, ...]] = (
     _Row("57P03", Unavailable, _RESTART, "always"),  # starting up, shutting down
     _Row("57P05", Unavailable, _RESTART, "always"),  # idle for too long; nothing was running
     _Row("57", Unavailable, _RESTART),
+    *_POOLER_ROWS,
     _Row("08P01", Unavailable, "The server or a pooler does not understand the connection; check `pooler`."),
     _Row("08", Unavailable, "The connection broke. Try again in a moment.", "always"),
     _Row("53300", Unavailable, "The server has no free connection slot. Try again in a moment.", "always"),
@@ -117,7 +156,9 @@ def from_server(error: asyncpg.PostgresError, *, profile: str, offset: int | Non
     detail = getattr(error, "detail", None)
     if detail:
         message = _cut(f"{message} ({detail})")
-    row = next((row for row in _ROWS if sqlstate.startswith(row.prefix)), _Row("", BadQuery))
+    row = next((row for row in _ROWS if sqlstate.startswith(row.prefix) and row.words in message), _Row("", BadQuery))
+    if row.words:
+        message = f"the pooler says: {message}"
     hint = getattr(error, "hint", None) or row.hint
     if row.error is ConfigError:
         fault = ConfigError([message], hint=hint)
@@ -167,7 +208,7 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
 
 
 def from_dial(
-    error: BaseException, *, profile: str, endpoint: str, stage: str = "connect", waited_s: float = 0.0
+    error: BaseException, *, profile: str, endpoint: str, stage: Stage = "connect", waited_s: float = 0.0
 ) -> GatewayError:
     """Return our error for a connection that could not be opened. stage: what was waited for, `waited_s` long."""
     if isinstance(error, GatewayError):
@@ -212,7 +253,7 @@ def from_dial(
         )
     if isinstance(error, TimeoutError):
         return Unavailable(
-            f"{endpoint} did not answer in time: waited {waited_s:.1f} s for the {stage}",
+            f"{endpoint} did not answer in time: waited {waited_s:.1f} s for {AWAITED[stage]}",
             hint=f"{_SILENT.get(stage, _DROPPED)} `pg-gateway check PROFILE` tries each step.",
             profile=profile,
             repeat="always",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from gateway.deadline import Clock, Deadline, Stage, Stages
+from gateway.deadline import AWAITED, Clock, Deadline, Stages
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +25,6 @@ _STEP_S: Final = 0.01
 # What a caller that reads slowly has not been told yet is forgotten beyond these.
 _UNTOLD: Final = 8
 _WHY_CHARS: Final = 200
-_AWAITED: Final[dict[Stage, str]] = {
-    "pool": "a free connection",
-    "connect": "the server to accept the connection",
-    "TLS": "the TLS handshake",
-    "statement": "the statement's answer",
-    "retry": "the next try",
-}
-
 # Progress so far, its total where it is known, and words for people.
 Send = Callable[[float, float | None, str], Awaitable[None]]
 
@@ -70,10 +62,10 @@ class Waiting:
         """Return what the call of `tool` waits for, and why it takes so long if it was tried again."""
         stages = self.stages
         waited_s = stages.spent.get(stages.now, 0.0) + stages.clock() - stages.since
-        awaited = _AWAITED.get(stages.now, f"the {stages.now}")
         tried = f" (tried again {self.retries} times: {self._reason()})" if self.retries > 1 else ""
         if self.retries == 1:
             tried = f" (tried again once: {self._reason()})"
+        awaited = AWAITED[stages.now]
         return f"{self.profile}: {tool} has waited {waited_s:.0f} s for {awaited}, {self.left_s():.0f} s left{tried}"
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.deadline import Deadline
+from gateway.deadline import Deadline, Stages
 
 
 class Clock:
@@ -57,3 +57,28 @@ async def test_a_scope_without_time_lets_what_needs_none_pass() -> None:
     async with Deadline.after(0).scope():
         answer = 42
     assert answer == 42
+
+
+def test_stages_add_up_what_was_waited_for_over_all_tries() -> None:
+    clock = Clock()
+    stages = Stages(clock)
+    clock.now += 0.2
+    stages.enter("name look-up")
+    clock.now += 3
+    stages.enter("retry")
+    clock.now += 1
+    stages.enter("name look-up")
+    clock.now += 4
+
+    assert stages.told() == "7.0 s for the name look-up, 1.0 s for the next try, 0.2 s for a free connection"
+    assert stages.now == "name look-up"
+    assert sum(stages.spent.values()) == pytest.approx(8.2)
+
+
+def test_a_stage_that_took_no_time_is_not_told() -> None:
+    clock = Clock()
+    stages = Stages(clock)
+    stages.enter("statement")
+    clock.now += 5
+
+    assert stages.told() == "5.0 s for the statement's answer"
