@@ -68,6 +68,25 @@ def notify(observers: Sequence[Observer], record: Record) -> None:
             logger.exception("observer %r failed", observer)
 
 
+class OneLineFilter(logging.Filter):
+    """Makes one line of what the driver and the event loop log with a traceback: their trouble in the background.
+
+    It belongs on a handler; records of our own keep their traceback, and at DEBUG those of the libraries, too.
+    """
+
+    _LIBRARIES = ("asyncpg", "asyncio", "uvloop")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record where it is a library's, and let it pass."""
+        if record.name.partition(".")[0] not in self._LIBRARIES or logger.isEnabledFor(logging.DEBUG):
+            return True
+        first = record.getMessage().partition("\n")[0]
+        error = record.exc_info[1] if record.exc_info else None
+        record.msg = first if error is None else f"{first.rstrip(':')}: {type(error).__name__}: {error}"
+        record.args, record.exc_info, record.exc_text = (), None, None
+        return True
+
+
 def log_record(record: Record) -> None:
     """Write one line about `record` to the log: failed dials at WARNING, failed calls at INFO, others at DEBUG."""
     if isinstance(record, CallRecord):

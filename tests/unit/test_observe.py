@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 
 import pytest
 
-from gateway.observe import CallRecord, DialRecord, Record, log_record, notify
+from gateway.observe import CallRecord, DialRecord, OneLineFilter, Record, log_record, notify
 
 
 def test_every_observer_hears_in_order() -> None:
@@ -55,3 +56,29 @@ def test_only_a_dial_that_failed_is_a_line(caplog: pytest.LogCaptureFixture) -> 
 
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert caplog.messages == ["dial profile=local endpoint=db:5432 outcome=unavailable seconds=1.500"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_short"),
+    [("asyncpg.pool", True), ("asyncio", True), ("gateway.app", False)],
+    ids=["driver", "loop", "ours"],
+)
+def test_a_librarys_trouble_in_the_background_is_one_line_and_ours_keeps_its_traceback(
+    name: str, is_short: bool
+) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(OneLineFilter())
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        try:
+            raise ConnectionRefusedError("connect call failed")
+        except ConnectionRefusedError:
+            logger.warning("Failed to restore a connection:\nfuture: <Task pending>", exc_info=True)
+    finally:
+        logger.removeHandler(handler)
+
+    written = stream.getvalue().rstrip().splitlines()
+    assert (len(written) == 1) is is_short
+    assert "ConnectionRefusedError: connect call failed" in written[-1]
