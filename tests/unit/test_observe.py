@@ -59,13 +59,11 @@ def test_only_a_dial_that_failed_is_a_line(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "is_short"),
-    [("asyncpg.pool", True), ("asyncio", True), ("gateway.app", False)],
+    ("name", "shape"),
+    [("asyncpg.pool", "line"), ("asyncio", "line"), ("gateway.app", "traceback")],
     ids=["driver", "loop", "ours"],
 )
-def test_a_librarys_trouble_in_the_background_is_one_line_and_ours_keeps_its_traceback(
-    name: str, is_short: bool
-) -> None:
+def test_a_librarys_trouble_in_the_background_is_one_line_and_ours_keeps_its_traceback(name: str, shape: str) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(OneLineFilter())
@@ -80,5 +78,5 @@ def test_a_librarys_trouble_in_the_background_is_one_line_and_ours_keeps_its_tra
         logger.removeHandler(handler)
 
     written = stream.getvalue().rstrip().splitlines()
-    assert (len(written) == 1) is is_short
+    assert (len(written) == 1) is (shape == "line")
     assert "ConnectionRefusedError: connect call failed" in written[-1]
