@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeVar
 
 import orjson
 
-from gateway.breaker import PROBE_EVERY_S, Breaker
+from gateway.breaker import Breaker
 from gateway.config import Config
 from gateway.connect import GatewayConnection
 from gateway.deadline import Deadline, Stages
@@ -132,7 +132,12 @@ class Reading:
         except Exception as error:
             ours = from_statement(error, profile=self.profile.name, offset=judged.offset)
             await with_near_names(
-                ours, self.connection, judged.relations, deadline=self.deadline, schemas=self.profile.schemas
+                ours,
+                self.connection,
+                judged.relations,
+                begin=self.begin,
+                deadline=self.deadline,
+                schemas=self.profile.schemas,
             )
             raise ours from error
 
@@ -278,9 +283,12 @@ class Gateway:
             tell(call.waiting())
         settings = replace(profile.retry, attempts=1) if is_probe else profile.retry
 
+        began = 0.0
+
         async def pause(seconds: float) -> None:
+            # What the try itself took counts: after one that was silent for long the next is due at once.
             call.stages.enter("retry")
-            await breaker.wait(seconds)
+            await breaker.wait(max(0.0, seconds - (time.monotonic() - began)))
 
         retry = Retry(settings, call.deadline, unproven=not breaker.has_answered, sleep=pause)
 
@@ -291,6 +299,8 @@ class Gateway:
             logger.info("profile=%s tool=%s is tried again: %s", profile.name, record.tool, error.message)
 
         async def attempt() -> T:
+            nonlocal began
+            began = time.monotonic()
             return await self._attempt(call, work, brief=is_probe)
 
         try:
@@ -299,12 +309,12 @@ class Gateway:
             _say_what_was_waited_for(error, call.stages, retry)
             if error.repeat == "never":
                 # The database was reached, or the call was refused before: nothing against the connection.
-                breaker.released()
+                breaker.released(is_probe=is_probe)
             else:
-                breaker.failed(error)
+                breaker.failed(error, is_probe=is_probe)
             raise
         except BaseException:
-            breaker.released()
+            breaker.released(is_probe=is_probe)
             raise
         breaker.succeeded()
         return answer
@@ -313,7 +323,7 @@ class Gateway:
         profile, deadline, stages, record = call.profile, call.deadline, call.stages, call.record
         started = time.monotonic()
         try:
-            dial_s = PROBE_EVERY_S if brief else max(_DIAL_S, profile.limits.call_s / 3)
+            dial_s = _DIAL_S if brief else max(_DIAL_S, profile.limits.call_s / 3)
             pool = self._pools.of(profile)
             async with pool.connection(deadline, dial_s=dial_s, stages=stages, holder=record.tool) as connection:
                 record.waited_s += time.monotonic() - started

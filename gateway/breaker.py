@@ -1,7 +1,8 @@
 """When to stop asking: one breaker per profile, which knows nothing of connections.
 
 It opens when the dials of one call's whole time have failed, answers without asking while it is open, lets one probe
-through at a time, and closes at the first success. Only failures to reach the database count, never a caller's SQL.
+through every two seconds, and closes at the first success. Only failures to reach the database count, never a caller's
+SQL.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Breaker:
     _why: GatewayError | None = field(default=None, init=False)
     _since: float = field(default=0.0, init=False)
     _next_probe: float = field(default=0.0, init=False)
-    _is_probing: bool = field(default=False, init=False)
+    _probes: int = field(default=0, init=False)
     has_answered: bool = field(default=False, init=False)
     _answered: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -42,22 +43,24 @@ class Breaker:
         """Return "closed", "open" or "half-open" (a probe is under way)."""
         if self._why is None:
             return "closed"
-        return "half-open" if self._is_probing else "open"
+        return "half-open" if self._probes else "open"
 
     def admit(self) -> bool:
         """Let a call through, or raise Unavailable with since when, why, and when the next try is.
 
-        Returns whether the call is the probe: it should be brief, and must end in `succeeded`, `failed` or `released`.
+        Returns whether the call is a probe: it should try once, and must end in `succeeded`, `failed` or `released`.
+        One that is still under way, on a slow link or in a silence, keeps nobody from the next.
         """
         if self._why is None:
             return False
         now = self.clock()
-        if not self._is_probing and now >= self._next_probe:
-            self._is_probing = True
+        if now >= self._next_probe:
+            self._next_probe = now + PROBE_EVERY_S
+            self._probes += 1
             return True
         wait_s = max(0.0, self._next_probe - now)
         since = datetime.fromtimestamp(self._since, UTC).strftime("%H:%M:%SZ")
-        when = "a try is under way" if self._is_probing else f"the next try is in {wait_s:.1f} s"
+        when = f"{'a try is under way, ' if self._probes else ''}the next try is in {wait_s:.1f} s"
         raise Unavailable(
             f"profile {self.profile} has been unreachable since {since}: {self._why.message}; {when}",
             hint=self._why.hint,
@@ -68,7 +71,7 @@ class Breaker:
     def succeeded(self) -> None:
         """Take note that the database answered: the breaker closes."""
         self._why = None
-        self._is_probing = False
+        self._probes = 0
         self.has_answered = True
         # Whoever waits now wakes; whoever comes later waits for the next answer.
         self._answered.set()
@@ -82,14 +85,21 @@ class Breaker:
             async with asyncio.timeout(seconds - (self.clock() - started)):
                 await answered.wait()
 
-    def failed(self, error: GatewayError) -> None:
+    def failed(self, error: GatewayError, *, is_probe: bool) -> None:
         """Take note that a call's whole time went by, or a probe's, without reaching the database."""
+        self._ended(is_probe=is_probe)
         if self._why is None:
             self._since = self.wall()
+            # Only now: calls that began before and fail after it must not put the probe off.
+            self._next_probe = self.clock() + PROBE_EVERY_S
         self._why = error
-        self._is_probing = False
-        self._next_probe = self.clock() + PROBE_EVERY_S
 
-    def released(self) -> None:
-        """Take note that a probe ended without saying anything about the database, such as a cancelled one."""
-        self._is_probing = False
+    def released(self, *, is_probe: bool) -> None:
+        """Take note that a call ended without saying anything about the connection, such as a cancelled one."""
+        self._ended(is_probe=is_probe)
+        if is_probe:
+            self._next_probe = self.clock()
+
+    def _ended(self, *, is_probe: bool) -> None:
+        if is_probe:
+            self._probes = max(0, self._probes - 1)

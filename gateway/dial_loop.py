@@ -29,6 +29,8 @@ LookUp = Callable[[str, int], list[Any]]
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 # RFC 8305, section 5: the next address is tried beside one that is silent for so long.
 _NEXT_ADDRESS_S: Final = 0.25
+# The kernel repeats a lost SYN after 1, 3, 7, 15 s: whoever waits for the third would notice a healed network late.
+_CONNECT_S: Final = 3.0
 _HEADER: Final = 5
 _READY: Final = ord("Z")
 # No message of a login is nearly as long (an error has a few hundred bytes): the driver would gather it in memory.
@@ -159,9 +161,10 @@ class DialLoop:
         addresses = await self._addresses(host, port)
         if is_first:
             self._stages.enter("connect")
-        connected = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S, socket_factory=_socket
-        )
+        async with asyncio.timeout(_CONNECT_S):
+            connected = await aiohappyeyeballs.start_connection(
+                addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S, socket_factory=_socket
+            )
         try:
             if is_first:
                 remote = connected.getpeername()

@@ -18,24 +18,40 @@ T = TypeVar("T")
 
 # A mistyped port should not cost half a minute: so long, until a profile has answered once.
 UNPROVEN_S: Final = 3.0
+# A dial and a statement need some round trips.
+_TOO_LATE_S: Final = 0.1
+
+
+TimeLeft = Callable[[GatewayError], float]
+
+
+def _left(retry_state: RetryCallState, time_left: TimeLeft) -> float:
+    error = retry_state.outcome.exception() if retry_state.outcome is not None else None
+    return time_left(error) if isinstance(error, GatewayError) else 0.0
 
 
 class _FullJitter(wait_base):
-    """Exponential with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter")."""
+    """Exponential with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter").
 
-    def __init__(self, settings: RetrySettings, *, chance: Callable[[], float]) -> None:
+    Never longer than half of what is left: the last tries come close to the deadline, since a database that is back
+    by then should have been asked.
+    """
+
+    def __init__(self, settings: RetrySettings, time_left: TimeLeft, *, chance: Callable[[], float]) -> None:
         self._settings = settings
+        self._time_left = time_left
         self._chance = chance
 
     def __call__(self, retry_state: RetryCallState) -> float:
         doubled: float = self._settings.first_wait_s * 2.0 ** min(retry_state.attempt_number - 1, 30)
-        return self._chance() * min(self._settings.max_wait_s, doubled)
+        wait_s = self._chance() * min(self._settings.max_wait_s, doubled)
+        return min(wait_s, _left(retry_state, self._time_left) / 2)
 
 
 class _Spent(stop_base):
-    """Stops when the attempts are used up, or when the next wait would outlive the time."""
+    """Stops when the attempts are used up, or when there is no time for another."""
 
-    def __init__(self, settings: RetrySettings, time_left: Callable[[GatewayError], float]) -> None:
+    def __init__(self, settings: RetrySettings, time_left: TimeLeft) -> None:
         self._settings = settings
         self._time_left = time_left
 
@@ -43,11 +59,7 @@ class _Spent(stop_base):
         attempts = self._settings.attempts
         if attempts is not None and retry_state.attempt_number >= attempts:
             return True
-        outcome = retry_state.outcome
-        error = outcome.exception() if outcome is not None else None
-        if not isinstance(error, GatewayError):
-            return True
-        return retry_state.upcoming_sleep >= self._time_left(error)
+        return _left(retry_state, self._time_left) < _TOO_LATE_S
 
 
 class Retry:
@@ -102,7 +114,7 @@ class Retry:
 
         tries = AsyncRetrying(
             retry=retry_if_exception(self._is_worth_it),
-            wait=_FullJitter(self._settings, chance=self._chance),
+            wait=_FullJitter(self._settings, self.time_left, chance=self._chance),
             stop=_Spent(self._settings, self.time_left),
             before_sleep=note,
             sleep=self._sleep,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -74,12 +74,13 @@ async def with_near_names(
     connection: asyncpg.Connection,
     relations: Sequence[tuple[str | None, str]],
     *,
+    begin: Callable[[], Awaitable[None]],
     deadline: Deadline,
     schemas: Sequence[str] = (),
 ) -> None:
     """Add the nearest names to the hint of `error` if it is about a name; silently nothing if that fails.
 
-    schemas: when given, no table of another is named.
+    begin: ends the failed transaction and opens a new one. schemas: when given, no table of another is named.
 
     Runs after the failed statement, in its connection, for a second at most.
     """
@@ -89,7 +90,7 @@ async def with_near_names(
     found: list[str] = []
     with contextlib.suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         async with deadline.scope(at_most=_SUGGEST_S):
-            await connection.execute("ROLLBACK")
+            await begin()
             if error.sqlstate == "42P01":
                 found = await near_tables(connection, quoted.group(1), schemas=schemas)
             else:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -19,7 +20,7 @@ class Clock:
 def opened(clock: Clock) -> Breaker:
     breaker = Breaker("prod", clock=clock, wall=lambda: 0.0)
     breaker.admit()
-    breaker.failed(Unavailable("db:5432 refused the connection", hint="Is it running?"))
+    breaker.failed(Unavailable("db:5432 refused the connection", hint="Is it running?"), is_probe=False)
     return breaker
 
 
@@ -54,7 +55,7 @@ def test_one_probe_goes_through_when_its_time_has_come_and_the_others_are_refuse
 
     assert breaker.admit()
     assert breaker.state == "half-open"
-    with pytest.raises(Unavailable, match="a try is under way"):
+    with pytest.raises(Unavailable, match=r"a try is under way, the next try is in 2\.0 s"):
         breaker.admit()
 
 
@@ -74,7 +75,7 @@ def test_a_failed_probe_opens_it_for_another_while_and_keeps_the_time_of_the_fir
     breaker = opened(clock)
     clock.now += PROBE_EVERY_S
     breaker.admit()
-    breaker.failed(Unavailable("still down"))
+    breaker.failed(Unavailable("still down"), is_probe=True)
     clock.now += 0.1
 
     with pytest.raises(Unavailable, match=r"since 00:00:00Z: still down; the next try is in 1\.9 s"):
@@ -87,6 +88,42 @@ def test_a_cancelled_probe_makes_room_for_the_next_one() -> None:
     clock.now += PROBE_EVERY_S
     breaker.admit()
 
-    breaker.released()
+    breaker.released(is_probe=True)
 
     assert breaker.admit()
+
+
+def test_a_probe_that_is_silent_keeps_nobody_from_the_next_one() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += PROBE_EVERY_S
+    breaker.admit()
+    clock.now += PROBE_EVERY_S
+
+    assert breaker.admit()
+    breaker.failed(Unavailable("silent"), is_probe=True)
+    assert breaker.state == "half-open"
+    breaker.succeeded()
+    assert breaker.state == "closed"
+
+
+def test_calls_that_began_before_and_fail_later_do_not_put_the_probe_off() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    for _ in range(4):
+        clock.now += PROBE_EVERY_S / 4
+        breaker.failed(Unavailable("db:5432 refused the connection"), is_probe=False)
+
+    assert breaker.admit()
+
+
+@pytest.mark.anyio
+async def test_whoever_pauses_is_woken_by_an_answer_to_another_call() -> None:
+    breaker = Breaker("prod")
+    pausing = asyncio.create_task(breaker.wait(60.0))
+    await asyncio.sleep(0)
+
+    breaker.succeeded()
+
+    async with asyncio.timeout(5):
+        await pausing

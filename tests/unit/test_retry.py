@@ -77,13 +77,14 @@ async def test_full_jitter_takes_any_part_of_the_wait() -> None:
     assert time.waits == [0.0, 0.5]
 
 
-async def test_a_wait_that_would_outlive_the_deadline_is_not_begun() -> None:
+async def test_the_last_tries_come_close_to_the_deadline_and_none_after_it() -> None:
     time = Time()
 
     with pytest.raises(Unavailable):
-        await retry_of(time, call_s=6.5).run(failing(*[lost()] * 9), before_retry=lambda _: None)
+        await retry_of(time, call_s=6.4).run(failing(*[lost()] * 50), before_retry=lambda _: None)
 
-    assert time.waits == [1.0, 2.0]
+    assert time.waits == pytest.approx([1.0, 2.0, 1.7, 0.85, 0.425, 0.2125, 0.10625, 0.053125])
+    assert 6.3 < time.now < 6.4
 
 
 async def test_what_repetition_cannot_mend_is_raised_at_once() -> None:
