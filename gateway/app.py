@@ -307,7 +307,7 @@ class Gateway:
             answer = await retry.run(attempt, before_retry=again)
         except GatewayError as error:
             _say_what_was_waited_for(error, call.stages, retry)
-            if error.repeat == "never":
+            if error.repeat == "never" or call.stages.now == "statement":
                 # The database was reached, or the call was refused before: nothing against the connection.
                 breaker.released(is_probe=is_probe)
             else:

@@ -10,7 +10,7 @@ import ssl
 import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from gateway.connect import Dialler, GatewayConnection
@@ -20,12 +20,20 @@ from gateway.errors import ConfigError, GatewayError, TlsFailed, Unavailable
 from gateway.pg_errors import from_dial
 from gateway.posture import Posture, posture_of
 from gateway.profiles import Endpoint, Profile
+from gateway.session import begin_read_only
+from gateway.standing import Replication, Standing, replication_of, standing_of
 from gateway.tls import tls_plan
 
 # PostgreSQL protocol, 55.2.10: SSLRequest is its own length and this code.
 _SSL_REQUEST: Final = struct.pack("!ii", 8, 80877103)
 
-HOPS: Final = ("configuration", "DNS", "TCP", "TLS", "login", "server", "session", "rights")
+# `replication` is for a standby, `hosts` for several hosts or where there is a `target`.
+HOPS: Final = (
+    *("configuration", "DNS", "TCP", "TLS", "login"),
+    *("server", "replication", "session", "rights", "hosts"),
+)
+# A standby that is further behind is worth a warning.
+LAG_S: Final = 30.0
 
 # What silence means, by the hop that met it.
 _SILENCE: Final = {
@@ -35,6 +43,7 @@ _SILENCE: Final = {
     "TLS": "It takes connections and says nothing: is it PostgreSQL, or a proxy that lost the server behind it?",
     "login": "It takes connections and says nothing: is it PostgreSQL, or a proxy that lost the server behind it?",
     "server": "The login worked, and then nothing came back: is the server overloaded?",
+    "replication": "The login worked, and then nothing came back: is the server overloaded?",
 }
 # What a refused login means, by SQLSTATE (PostgreSQL documentation, appendix A).
 _REFUSALS: Final = {
@@ -70,6 +79,8 @@ class _Path:
     stays_here: bool = False
     connection: GatewayConnection | None = None
     posture: Posture | None = None
+    # Shared by the paths to all the hosts.
+    standings: dict[Endpoint, Standing] = field(default_factory=dict)
 
     @property
     def is_socket(self) -> bool:
@@ -174,18 +185,83 @@ async def _login(path: _Path) -> Hop:
 
 async def _server(path: _Path) -> Hop:
     assert path.connection is not None  # noqa: S101 - the login made it or raised
+    if path.profile.is_pooled:
+        await begin_read_only(path.connection, path.profile, statement_s=path.deadline.left())
     path.posture = posture = await posture_of(path.connection)
-    return _ok(f"PostgreSQL {posture.server}, {'standby' if posture.standby else 'primary'}")
+    path.standings[path.endpoint] = standing = await standing_of(path.connection, path.profile)
+    detail = f"PostgreSQL {posture.server}, {'standby' if standing.is_standby else 'primary'}"
+    target = path.profile.target
+    if target != "any":
+        detail += f', {"fits" if _serves(standing, path.profile) else "does not fit"} target = "{target}"'
+    return _ok(detail)
 
 
-def _session(posture: Posture) -> Hop:
+def _serves(standing: Standing, profile: Profile) -> bool:
+    return {"primary": not standing.is_standby, "standby": standing.is_standby}.get(profile.target, True)
+
+
+def _replication(found: Replication, *, lag_s: float) -> Hop:
+    if found.lag_s is None:
+        detail = "how far it is behind is not known: it has replayed no transaction since it started"
+    else:
+        detail = f"{found.lag_s:.1f} s behind, {found.lag_bytes or 0} bytes to replay"
+    if found.is_paused:
+        return _warning(f"replay is paused; {detail}", "`SELECT pg_wal_replay_resume()` as its administrator.")
+    if not found.is_streaming:
+        last = "" if found.age_s is None else f"; the last transaction that it has replayed is {found.age_s:.0f} s old"
+        return _warning(
+            f"receives nothing from a primary{last}",
+            "Does the primary run, and is primary_conninfo right? A standby that replays an archive is always behind.",
+        )
+    if found.lag_s is not None and found.lag_s > lag_s:
+        return _warning(f"{detail}: more than {lag_s:g} s", "Answers are that old. Is it busy, or is its storage slow?")
+    return _ok(detail)
+
+
+def _warning(detail: str, hint: str) -> Hop:
+    return Hop(name="", state="warn", detail=detail, hint=hint)
+
+
+def _hosts(profile: Profile, standings: Mapping[Endpoint, Standing]) -> Hop:
+    """Return what the hosts are together, of those that could be asked."""
+    serving = [endpoint for endpoint, standing in standings.items() if _serves(standing, profile)]
+    roles = ", ".join(f"{endpoint} is {standing}" for endpoint, standing in standings.items())
+    if not serving:
+        return Hop(
+            name="hosts",
+            state="failed",
+            detail=f'none of the hosts fits target = "{profile.target}"' + (f": {roles}" if roles else ""),
+            hint="Is a failover under way? Otherwise correct `hosts` or `target`.",
+        )
+    newest = max((standing.timeline for standing in standings.values()), default=0)
+    behind = [str(endpoint) for endpoint, standing in standings.items() if 0 < standing.timeline < newest]
+    if len({standing.system for standing in standings.values() if standing.system}) > 1:
+        hint = "Unless it was made by a dump or an upgrade, a copy has the system identifier of its primary."
+        done = _warning(f"these are not copies of one database: {roles}", hint)
+    elif behind:
+        hint = 'Stop it, or make it a standby of the new one; only target = "primary" avoids it by itself.'
+        done = _warning(f"a failover has left behind {', '.join(behind)}: {roles}", hint)
+    elif profile.target == "prefer-standby" and not any(standing.is_standby for standing in standings.values()):
+        done = _warning(f"a primary serves, for there is no standby: {roles}", "Does the standby run?")
+    else:
+        done = _ok(roles)
+    return replace(done, name="hosts")
+
+
+def _session(profile: Profile, posture: Posture) -> Hop:
+    if posture.read_only and profile.is_pooled:
+        return Hop(
+            name="session",
+            state="ok",
+            detail=f"read-only in each transaction, as behind a pooler ({profile.pooler})",
+        )
     if posture.read_only:
         return Hop(name="session", state="ok", detail="read-only")
     return Hop(
         name="session",
         state="failed",
         detail="NOT read-only: the server ignored what the session asked for at its start",
-        hint="Is there a pooler between? It must hand on default_transaction_read_only.",
+        hint='Is there a pooler between? Then set pooler = "pgbouncer" in the profile.',
     )
 
 
@@ -239,11 +315,14 @@ async def _try(name: str, hop: Callable[[_Path], Awaitable[Hop]], path: _Path, t
     return replace(done, name=name, seconds=round(time.monotonic() - started, 4))
 
 
-async def check_profile(profile: Profile, *, environ: Mapping[str, str], timeout_s: float) -> AsyncIterator[Hop]:
-    """Yield each hop as it is done; behind one that failed there is none.
+async def check_profile(
+    profile: Profile, *, environ: Mapping[str, str], timeout_s: float, lag_s: float = LAG_S
+) -> AsyncIterator[Hop]:
+    """Yield each hop as it is done; behind one that failed there is none to the same server.
 
-    Hops: configuration; then for each server of the profile DNS, TCP, TLS, login, server, session and rights. Each
-    has `timeout_s` of its own.
+    Hops: configuration; then for each server of the profile DNS, TCP, TLS, login, server, replication (of a standby;
+    a warning above `lag_s`), session and rights; last hosts, of several or with a `target`. Each has `timeout_s` of its
+    own.
     """
     path = _Path(profile, profile.endpoints[0], environ, Deadline.after(timeout_s))
     first = await _try("configuration", _configuration, path, timeout_s)
@@ -251,20 +330,28 @@ async def check_profile(profile: Profile, *, environ: Mapping[str, str], timeout
     if first.state == "failed":
         return
     for endpoint in profile.endpoints:
-        async with contextlib.aclosing(_check_endpoint(replace(path, endpoint=endpoint), timeout_s)) as hops:
+        async with contextlib.aclosing(_check_endpoint(replace(path, endpoint=endpoint), timeout_s, lag_s)) as hops:
             async for hop in hops:
                 yield hop
+    if profile.target != "any" or len(profile.endpoints) > 1:
+        yield _hosts(profile, path.standings)
 
 
-async def _check_endpoint(path: _Path, timeout_s: float) -> AsyncGenerator[Hop, None]:
+async def _check_endpoint(path: _Path, timeout_s: float, lag_s: float) -> AsyncGenerator[Hop, None]:
+    async def replication(path: _Path) -> Hop:
+        assert path.connection is not None  # noqa: S101 - the login made it
+        return _replication(await replication_of(path.connection, path.profile), lag_s=lag_s)
+
     try:
-        for name, hop in _HOPS:
+        for name, hop in (*_HOPS, ("replication", replication)):
+            if name == "replication" and not path.standings[path.endpoint].is_standby:
+                continue
             done = await _try(name, hop, path, timeout_s)
             yield done
             if done.state == "failed":
                 return
         assert path.posture is not None  # noqa: S101 - the server's hop found it or failed
-        yield _session(path.posture)
+        yield _session(path.profile, path.posture)
         yield _rights(path.profile, path.posture)
     finally:
         if path.connection is not None:

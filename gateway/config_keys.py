@@ -319,7 +319,7 @@ KEYS: tuple[Key, ...] = (
     Key(name="production", kind="boolean", default=False, parse=flag,
         meaning="Marks the profile as production wherever people see it."),
     Key(name="pooler", kind="none, pgbouncer", default="none", parse=choice("none", "pgbouncer"),
-        meaning="What stands before the server; only `none` works in this version."),
+        meaning="What stands before the server: `pgbouncer` is PgBouncer in transaction mode, Azure's 6432 too."),
     Key(name="cache_s", kind="seconds, 0 to 3600", default=0.0, parse=seconds(zero=True),
         meaning="Seconds that answers from the catalogue may be old; only 0 works in this version."),
     Key(name="azure_server_type", kind="flexible, single", default=None, parse=choice("flexible", "single"),

@@ -32,6 +32,8 @@ from gateway.tls import tls_plan
 OLDEST_SERVER: Final = 13
 _STATEMENTS_KEPT: Final = 200
 _CACHEABLE_BYTES: Final = 256 * 1024
+# With less than this nothing is begun, so that what took the time is named and not what would have come next.
+_LEAST_S: Final = 0.05
 
 
 def _array_literal(values: list[Any]) -> str:
@@ -118,6 +120,13 @@ class GatewayConnection(_Driver):
         await super()._cleanup_stmts()  # type: ignore[misc] # not in the stubs
 
 
+def _command_timeout_s(profile: Profile) -> float:
+    """Return the driver's own patience with a statement, which must outlast everybody else's."""
+    limits = profile.limits
+    # A pooler may keep a statement waiting for a server connection for as long as the call lasts.
+    return (max(limits.statement_s, limits.call_s) if profile.is_pooled else limits.statement_s) + 5
+
+
 class Dialler:
     """Opens connections of one profile, with what they need beside it.
 
@@ -133,6 +142,8 @@ class Dialler:
         self._tell = tell
         self._look_up = look_up
         self._threads = Threads(profile.name)
+        # Apart from the others, so that a name server that hangs is what is waited for, and not a certificate.
+        self._look_ups = Threads(f"{profile.name} look-up")
 
     async def dial(self, endpoint: Endpoint, *, deadline: Deadline, stages: Stages | None = None) -> GatewayConnection:
         """Return a new connection to `endpoint`, read-only from its first packet on (behind a pooler: see `session`).
@@ -146,6 +157,10 @@ class Dialler:
             unsupported = profile.unsupported()
             if unsupported is not None:
                 raise ConfigError([f"profile {profile.name}: {unsupported}"])
+            if deadline.left() < _LEAST_S:
+                raise Unavailable(
+                    f"no time was left to connect to {endpoint}: {stages.told()}", hint="Try again.", repeat="always"
+                )
             stages.enter("login")
             async with deadline.scope():
                 password = await resolve_password(profile, self._environ, run=self._threads.run)
@@ -209,7 +224,7 @@ class Dialler:
         profile = self._profile
         name = f"{APPLICATION_NAME} {secrets.token_hex(4)}"
         loop = DialLoop(
-            endpoint, threads=self._threads, stages=stages, look_up=self._look_up, is_encrypted=tls is not False
+            endpoint, threads=self._look_ups, stages=stages, look_up=self._look_up, is_encrypted=tls is not False
         )
         connection: GatewayConnection = await asyncpg.connect(
             host=endpoint.host,
@@ -226,7 +241,7 @@ class Dialler:
             timeout=deadline.left(),
             # It bounds the driver's own cancel, too, after which it drops the connection without a word about the
             # backend: later than the pool's own patience, so that the pool is the one to find out.
-            command_timeout=profile.limits.statement_s + 5,
+            command_timeout=_command_timeout_s(profile),
             # A pooler's next transaction runs on another server connection, which has no such statement.
             statement_cache_size=0 if profile.is_pooled else _STATEMENTS_KEPT,
             max_cached_statement_lifetime=0,

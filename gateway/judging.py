@@ -18,6 +18,7 @@ from typing import Any, Final
 from gateway.connect import GatewayConnection
 from gateway.deadline import Deadline
 from gateway.errors import BadQuery, Forbidden, GatewayError, UnsafeSql
+from gateway.pg_errors import from_statement
 from gateway.pools import Pools
 from gateway.posture import posture_of
 from gateway.profiles import Profile
@@ -46,6 +47,8 @@ class ProfileState:
     types: ProfileTypes = field(default_factory=ProfileTypes)
     snapshot: Snapshot | None = None
     snapshot_at: float = 0.0
+    # With posture = "enforce": whether the role was found to do more than read, so that every call looks again.
+    is_closed: bool = False
     verdicts: OrderedDict[str, Judged] = field(default_factory=OrderedDict)
     # Tables of a large schema by kind, and when they were counted.
     counts: dict[str, tuple[float, dict[str, int]]] = field(default_factory=dict)
@@ -63,9 +66,11 @@ class ProfileState:
 class Judging:
     """The judge of all profiles, and what it knows of each."""
 
-    def __init__(self, pools: Pools, *, guard: Callable[..., Judged]) -> None:
+    def __init__(self, pools: Pools, *, guard: Callable[..., Judged], snapshot_s: float = _SNAPSHOT_S) -> None:
+        """Make a judge. snapshot_s: when what is known of a database is old enough to be looked at again."""
         self._pools = pools
         self._guard = guard
+        self._snapshot_s = snapshot_s
         self._states: dict[str, ProfileState] = {}
         self._packaged: FunctionCatalog | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -84,12 +89,12 @@ class Judging:
 
     async def ready(self, profile: Profile, state: ProfileState, connection: GatewayConnection) -> None:
         """See to it that the profile's database is known, before the first call and now and then."""
-        if state.snapshot is None:
+        if state.snapshot is None or state.is_closed:
             # One snapshot serves all callers that come first together.
             async with state.learning:
-                if state.snapshot is None:
+                if state.snapshot is None or state.is_closed:
                     await self._learn(profile, state, connection)
-        elif time.monotonic() - state.snapshot_at > _SNAPSHOT_S:
+        elif time.monotonic() - state.snapshot_at > self._snapshot_s:
             self._refresh(profile, state)
 
     async def prejudge(self, query: str, profile: Profile) -> None:
@@ -128,9 +133,8 @@ class Judging:
         offline: by the packaged list of PostgreSQL's own functions, without a connection.
         """
         state = ProfileState() if offline else self.state(profile)
-        if not offline and state.snapshot is None:
-            async with self._pools.of(profile).connection(Deadline.after(profile.limits.call_s)) as connection:
-                await self._learn(profile, state, connection)
+        if not offline and (state.snapshot is None or state.is_closed):
+            await self._look(profile, state)
         answer: dict[str, Any] = {
             "profile": profile.name,
             "judged_by": "PostgreSQL's own functions" if offline else "the functions of this database",
@@ -155,7 +159,8 @@ class Judging:
             await begin_read_only(connection, profile, statement_s=profile.limits.statement_s)
         if profile.posture == "enforce":
             posture = await posture_of(connection)
-            if posture.risks:
+            state.is_closed = bool(posture.risks)
+            if state.is_closed:
                 raise Forbidden(
                     f"profile {profile.name} is closed: its role {posture.user} {'; '.join(posture.risks)}",
                     hint="`pg-gateway check --sql` prints the SQL for a role that can only read.",
@@ -169,6 +174,19 @@ class Judging:
         state.snapshot_at = time.monotonic()
         state.verdicts.clear()
 
+    async def _look(self, profile: Profile, state: ProfileState) -> None:
+        """Take the profile's snapshot over a connection of its own, within a call's time; raises a GatewayError."""
+        deadline = Deadline.after(profile.limits.call_s)
+        async with self._pools.of(profile).connection(deadline) as connection:
+            try:
+                async with deadline.scope():
+                    await self._learn(profile, state, connection)
+            except GatewayError:
+                raise
+            except Exception as error:
+                # In here, so that the pool hears of a deadline that went by.
+                raise from_statement(error, profile=profile.name) from error
+
     def _refresh(self, profile: Profile, state: ProfileState) -> None:
         """Take a new snapshot behind the callers' backs, one at a time."""
         if state.refresh is not None and not state.refresh.done():
@@ -176,8 +194,9 @@ class Judging:
 
         async def run() -> None:
             try:
-                async with self._pools.of(profile).connection(Deadline.after(profile.limits.call_s)) as connection:
-                    await self._learn(profile, state, connection)
+                await self._look(profile, state)
+            except Forbidden as error:
+                logger.warning("%s", error.message)
             except Exception as error:  # noqa: BLE001 - the old snapshot serves until the next try
                 state.snapshot_at = time.monotonic()
                 logger.warning("profile=%s: functions could not be read again: %s", profile.name, error)

@@ -88,7 +88,13 @@ _POOLER_ROWS: Final[tuple[_Row, ...]] = (
     # Perhaps by this statement: that an administrator ended the session (57P01) is not handed on.
     _Row("08P01", Unavailable, _RESTART, "once", words="server conn crashed"),
     _Row("08P01", CallTimeout, "PgBouncer's own query_timeout is shorter than this statement.", words="query timeout"),
-    _Row("26000", Unavailable, _POOLER_KEY),  # prepared on one server connection, executed on another
+    # Prepared on one server connection, executed on another; or thrown away by a function (DEALLOCATE ALL).
+    _Row(
+        "26000",
+        Unavailable,
+        'Try again. Behind a pooler in transaction mode, the profile needs pooler = "pgbouncer".',
+        "once",
+    ),
     _Row("42P05", Unavailable, _POOLER_KEY),
 )
 # Codes: PostgreSQL documentation, appendix A. What is worth another try: Npgsql's PostgresException.IsTransient, cut to
@@ -126,6 +132,10 @@ _ROWS: Final[tuple[_Row, ...]] = (
 )
 
 _CONNECTION_LOST: Final = (ConnectionError, asyncpg.InterfaceError)
+# Something has thrown away what the driver prepared (a function with DEALLOCATE ALL), and so it will be next time.
+_UNFIT: Final = frozenset({"26000"})
+# asyncpg replaces the server's hint by advice to who writes programs with it.
+_DRIVER_ADVISES: Final = frozenset({"26000", "42P05"})
 
 
 def _cut(text: str) -> str:
@@ -159,7 +169,7 @@ def from_server(error: asyncpg.PostgresError, *, profile: str, offset: int | Non
     row = next((row for row in _ROWS if sqlstate.startswith(row.prefix) and row.words in message), _Row("", BadQuery))
     if row.words:
         message = f"the pooler says: {message}"
-    hint = getattr(error, "hint", None) or row.hint
+    hint = (None if sqlstate in _DRIVER_ADVISES else getattr(error, "hint", None)) or row.hint
     if row.error is ConfigError:
         fault = ConfigError([message], hint=hint)
         fault.profile, fault.sqlstate = profile, sqlstate
@@ -178,6 +188,23 @@ def _is_lost(error: BaseException) -> bool:
     return is_half_closed or isinstance(error, _CONNECTION_LOST)
 
 
+def is_unfit(error: BaseException) -> bool:
+    """Say whether a connection on which a statement raised this must not be used again, though it is open."""
+    return isinstance(error, GatewayError | asyncpg.PostgresError) and error.sqlstate in _UNFIT
+
+
+def _is_of_another_server(error: BaseException) -> bool:
+    """Say whether our server could not reach one that it asked itself, over postgres_fdw or dblink.
+
+    When it is our own connection that breaks, the severity is FATAL, or the driver says it, without any. 08P01 is our
+    server's, too (a Bind with too few values), and only PostgreSQL sends the severity untranslated.
+    """
+    if not isinstance(error, asyncpg.PostgresError) or getattr(error, "severity_en", None) != "ERROR":
+        return False
+    sqlstate = error.sqlstate or ""
+    return sqlstate.startswith("08") and sqlstate != "08P01"
+
+
 def from_statement(error: BaseException, *, profile: str, offset: int | None = None) -> GatewayError:
     """Return our error for whatever a statement on an open connection raised."""
     if isinstance(error, GatewayError):
@@ -186,6 +213,14 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
     if isinstance(error, asyncpg.DataError | asyncpg.InterfaceError) and "argument" in str(error):
         return InvalidArguments(
             _cut(str(error)), hint="Give `params` one value for each of $1, $2, … in the query.", profile=profile
+        )
+    if _is_of_another_server(error) and isinstance(error, asyncpg.PostgresError):
+        ours = from_server(error, profile=profile)
+        return Unavailable(
+            f"the database could not reach another server that it needs for this: {ours.message}",
+            hint="Read tables that the database has itself, or tell the owner of the foreign table.",
+            profile=profile,
+            sqlstate=ours.sqlstate,
         )
     if _is_lost(error):
         # Without a word the server process may have gone down, perhaps by this statement.

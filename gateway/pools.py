@@ -22,16 +22,20 @@ import asyncpg
 from asyncpg.exceptions import InternalClientError
 
 from gateway.connect import Dialler, GatewayConnection
-from gateway.deadline import Deadline, Stages
+from gateway.deadline import AWAITED, Deadline, Stages
 from gateway.dial_loop import LookUp, look_up
 from gateway.errors import Busy, CallTimeout, GatewayError, Unavailable
+from gateway.hosts import LOOK_EVERY_S, DialOne, Watch, dial_target
 from gateway.observe import Notify
+from gateway.pg_errors import is_unfit
 from gateway.profiles import Endpoint, Profile
 
 logger = logging.getLogger(__name__)
 
 # Leave nothing of the caller in the session; behind ROLLBACK in the same message where a transaction is open.
 _RESET_SQL: Final = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
+# Behind a pooler: a function of the owner's may have taken a lock that outlives the transaction.
+_END_POOLED_SQL: Final = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()"
 _RESET_S: Final = 2.0
 # What asyncpg raises on a connection that is no more, or is just going: its internal error is one of these.
 _BROKEN: Final = (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError, OSError)
@@ -42,6 +46,8 @@ SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE pid = $1::int
 _CONTROL_S: Final = 5.0
 _BACKEND_S: Final = 120.0
 _DIALS_AT_ONCE: Final = 2
+# Who gets the turn with less than this left could not dial any more.
+_NO_DIAL_S: Final = 0.05
 # Below the four minutes after which Azure's load balancer forgets an idle connection.
 _IDLE_S: Final = 200.0
 _WARM_EVERY_S: Final = 30.0
@@ -72,6 +78,15 @@ class _Lease:
     endpoint: Endpoint
     pid: int
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """Who has a place in the pool and waits for the connection, since when, and what for."""
+
+    holder: str
+    since: float
+    stages: Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +122,27 @@ class ProfilePool:
         tell: Notify,
         look_up: LookUp = look_up,
         idle_s: float = _IDLE_S,
+        look_every_s: float = LOOK_EVERY_S,
+        warm_every_s: float = _WARM_EVERY_S,
     ) -> None:
-        """Make a pool. look_up: finds the addresses of a name. idle_s: how long an idle connection is kept."""
+        """Make a pool. look_up: finds the addresses of a name. idle_s: how long an idle connection is kept.
+
+        look_every_s: how often it is seen to whether the hosts are still what they were. warm_every_s: how often to
+        whether `pool_size.min` connections are open.
+        """
         self.profile = profile
         self._dialler = Dialler(profile, environ=environ, tell=tell, look_up=look_up)
+        # With threads of its own: nobody waits for what it waits for.
+        self._looker = Dialler(profile, environ=environ, tell=lambda _record: None, look_up=look_up)
+        self._watch = Watch(profile, look_up=look_up)
+        self._watcher: asyncio.Task[None] | None = None
+        self._look_every_s = look_every_s
         self._idle_s = idle_s
+        self._warm_every_s = warm_every_s
         self._permits = asyncio.Semaphore(profile.pool.max)
         self._dials = asyncio.Semaphore(_DIALS_AT_ONCE)
+        # What those who dial are waiting for.
+        self._dialling: dict[int, Stages] = {}
         self._pool: asyncpg.Pool | None = None
         self._cleaning: set[asyncio.Task[None]] = set()
         # Those of them after a call that ended well: free in a moment.
@@ -121,6 +150,7 @@ class ProfilePool:
         self._warmer: asyncio.Task[None] | None = None
         self._waiting = 0
         self._leases: dict[int, _Lease] = {}
+        self._openings: dict[int, _Opening] = {}
         self._lease_ids = itertools.count()
         # asyncpg calls the dial from within `acquire`, in the caller's task, without saying for whom.
         self._asking: ContextVar[_Asking | None] = ContextVar("asking", default=None)
@@ -133,18 +163,37 @@ class ProfilePool:
 
     async def _dial(self, *_args: Any, **_kwargs: Any) -> GatewayConnection:
         asking = self._asking.get() or _Asking(Deadline.after(self.profile.limits.call_s), Stages())
-        deadline, stages = asking.deadline, asking.stages
-        async with self._dials:
-            *others, last = self.profile.endpoints
-            for place, endpoint in enumerate(others):
-                share = Deadline.after(deadline.left() / (len(others) + 1 - place))
-                try:
-                    return await self._dialler.dial(endpoint, deadline=share, stages=stages)
-                except GatewayError as error:
-                    # A refused login is refused by the next server, too.
-                    if error.repeat == "never":
-                        raise
-            return await self._dialler.dial(last, deadline=deadline, stages=stages)
+        dial_one = self._dial_by(self._dialler, asking.stages)
+        async with self._turn(asking):
+            return await dial_target(self.profile, dial_one, deadline=asking.deadline, watch=self._watch)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, asking: _Asking) -> AsyncIterator[None]:
+        """Wait for a place to dial from; raises Unavailable that says what the dials before this one waited for."""
+        deadline, started, before = asking.deadline, time.monotonic(), list(self._dialling.values())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, deadline.left() - _NO_DIAL_S)):
+                await self._dials.acquire()
+                self._dialling[id(asking)] = asking.stages
+        if id(asking) not in self._dialling:
+            told = f": the dials before this one waited {before[0].told()}" if before else ""
+            raise Unavailable(
+                f"no turn to connect to {self.profile.endpoints[0]} within {time.monotonic() - started:.1f} s{told}",
+                hint="`pg-gateway check` names the step that hangs.",
+                profile=self.profile.name,
+                repeat="always",
+            )
+        try:
+            yield
+        finally:
+            del self._dialling[id(asking)]
+            self._dials.release()
+
+    def _dial_by(self, dialler: Dialler, stages: Stages | None) -> DialOne:
+        async def dial_one(endpoint: Endpoint, deadline: Deadline) -> GatewayConnection:
+            return await dialler.dial(endpoint, deadline=deadline, stages=stages)
+
+        return dial_one
 
     def _made(self) -> asyncpg.Pool:
         """Return the pool, making it at the first call; there is no await, so no two callers make two."""
@@ -162,8 +211,12 @@ class ProfilePool:
     def _in_use(self) -> str:
         """Return who holds the connections, the longest first, and who waits."""
         now = time.monotonic()
-        held = sorted(((now - lease.since, lease.holder) for lease in self._leases.values()), reverse=True)
-        named = [f"{holder} for {seconds:.1f} s" for seconds, holder in held[:_HOLDERS_NAMED]]
+        held = [(now - lease.since, lease.holder, "") for lease in self._leases.values()]
+        held += [
+            (now - o.since, o.holder, f", still waiting for {AWAITED[o.stages.now]}") for o in self._openings.values()
+        ]
+        held.sort(reverse=True)
+        named = [f"{holder} for {seconds:.1f} s{awaited}" for seconds, holder, awaited in held[:_HOLDERS_NAMED]]
         if len(held) > _HOLDERS_NAMED:
             named.append(f"{len(held) - _HOLDERS_NAMED} more")
         shown = f"all {self.profile.pool.max} connections of profile {self.profile.name} are in use"
@@ -207,7 +260,7 @@ class ProfilePool:
         self._asking.set(_Asking(dial_by, stages))
         try:
             async with asyncio.timeout(dial_by.left() + _GRACE_S):
-                connection = cast("GatewayConnection", await pool.acquire())
+                connection = await self._fitting(pool)
         except TimeoutError:
             raise Unavailable(
                 f"no connection to {self.profile.endpoints[0]} within {dial_by.budget_s:.1f} s: {stages.told()}",
@@ -224,6 +277,15 @@ class ProfilePool:
             ) from error
         stages.enter("statement")
         return connection
+
+    async def _fitting(self, pool: asyncpg.Pool) -> GatewayConnection:
+        """Return a connection to a host that the profile still asks for, giving up idle ones to any other."""
+        while True:
+            connection = cast("GatewayConnection", await pool.acquire())
+            if self._watch.fits(connection):
+                return connection
+            connection.terminate()
+            await pool.release(cast("Any", connection))
 
     @contextlib.asynccontextmanager
     async def connection(
@@ -242,15 +304,18 @@ class ProfilePool:
         """
         stages = stages or Stages()
         await self._permit(deadline, stages)
+        number = next(self._lease_ids)
+        self._openings[number] = _Opening(holder, time.monotonic(), stages)
         try:
             connection = await self._acquire(deadline, dial_s, stages)
+            lease = self._leases[number] = _Lease(
+                holder, time.monotonic(), _same_server(connection), connection.get_server_pid(), connection.session_name
+            )
         except BaseException:
             self._permits.release()
             raise
-        number = next(self._lease_ids)
-        lease = self._leases[number] = _Lease(
-            holder, time.monotonic(), _same_server(connection), connection.get_server_pid(), connection.session_name
-        )
+        finally:
+            del self._openings[number]
         owners = [self._cleaning]
         gave_up = False
         try:
@@ -258,6 +323,10 @@ class ProfilePool:
             owners.append(self._resetting)
         except CallTimeout:
             gave_up = True
+            raise
+        except Exception as error:
+            if is_unfit(error):
+                connection.terminate()
             raise
         finally:
             task = asyncio.get_running_loop().create_task(self._clean(connection, number, lease, gave_up=gave_up))
@@ -269,8 +338,9 @@ class ProfilePool:
     def _reset_sql(self, connection: GatewayConnection) -> str:
         is_open = connection.is_in_transaction()
         if self.profile.is_pooled:
-            # What was set was set for the transaction alone, and the next one may run in somebody else's session.
-            return "ROLLBACK" if is_open else ""
+            # What was set was set for the transaction alone. The same message runs in the same session: the next one
+            # may run in another.
+            return _END_POOLED_SQL if is_open else ""
         return f"ROLLBACK; {_RESET_SQL}" if is_open else _RESET_SQL
 
     async def _clean(self, connection: GatewayConnection, number: int, lease: _Lease, *, gave_up: bool) -> None:
@@ -281,10 +351,15 @@ class ProfilePool:
             try:
                 async with asyncio.timeout(_RESET_S):
                     if not connection.is_closed():
+                        if self.profile.is_pooled and not connection.is_in_transaction():
+                            # What was given up may be about to open one; this comes behind it.
+                            await connection.execute("SELECT")
                         reset = self._reset_sql(connection)
                         if reset:
                             await connection.execute(reset)
                         await connection.close_evicted()
+                    if not connection.is_closed() and not self._watch.fits(connection):
+                        connection.terminate()
             except _BROKEN as error:
                 # A lost connection takes its backend along; one that does not answer may leave it at work.
                 ended = not gave_up and not isinstance(error, TimeoutError)
@@ -335,7 +410,26 @@ class ProfilePool:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 5.0)
 
+    def _end_unfit(self) -> None:
+        """End idle connections to hosts that the profile no longer asks for; those in use end with their call."""
+        in_use = {lease.name for lease in self._leases.values()}
+        for connection in self._watch.unfit():
+            if connection.session_name not in in_use:
+                connection.terminate()
+
+    async def _look(self) -> None:
+        """See now and then, while there are connections, whether the hosts are still what they were."""
+        dial_one = self._dial_by(self._looker, None)
+        while True:
+            # The first time at once: a gateway that starts after a failover has seen no higher timeline yet.
+            if self.stats().size:
+                await self._watch.look(dial_one)
+                self._end_unfit()
+            await asyncio.sleep(self._look_every_s)
+
     def _keep_warm(self) -> None:
+        if self._watcher is None and self._watch.looks:
+            self._watcher = asyncio.get_running_loop().create_task(self._look())
         if self._warmer is None and self.profile.pool.min > 0:
             self._warmer = asyncio.get_running_loop().create_task(self._warm())
 
@@ -345,7 +439,7 @@ class ProfilePool:
             if self.stats().size < self.profile.pool.min:
                 # All at once: asyncpg lends the idle ones first, so asking for the missing ones opens too few.
                 await self._open(self.profile.pool.min)
-            await asyncio.sleep(_WARM_EVERY_S)
+            await asyncio.sleep(self._warm_every_s)
 
     async def _open(self, count: int) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -360,10 +454,11 @@ class ProfilePool:
 
     async def close(self, *, grace_s: float = 3.0) -> None:
         """End all connections; statements that still run are given up after `grace_s`."""
-        if self._warmer is not None:
-            self._warmer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._warmer
+        for task in (self._warmer, self._watcher):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         if self._cleaning:
             await asyncio.wait(self._cleaning, timeout=grace_s)
         if self._pool is not None:
@@ -383,9 +478,24 @@ class Pools:
     """The pools of all profiles, by name."""
 
     def __init__(
-        self, *, environ: Mapping[str, str], tell: Notify, look_up: LookUp = look_up, idle_s: float = _IDLE_S
+        self,
+        *,
+        environ: Mapping[str, str],
+        tell: Notify,
+        look_up: LookUp = look_up,
+        idle_s: float = _IDLE_S,
+        look_every_s: float = LOOK_EVERY_S,
+        warm_every_s: float = _WARM_EVERY_S,
     ) -> None:
-        self._make = partial(ProfilePool, environ=environ, tell=tell, look_up=look_up, idle_s=idle_s)
+        self._make = partial(
+            ProfilePool,
+            environ=environ,
+            tell=tell,
+            look_up=look_up,
+            idle_s=idle_s,
+            look_every_s=look_every_s,
+            warm_every_s=warm_every_s,
+        )
         self._pools: dict[str, ProfilePool] = {}
 
     def of(self, profile: Profile) -> ProfilePool:

@@ -18,14 +18,23 @@ if TYPE_CHECKING:
 
 APPLICATION_NAME: Final = "pg-mcp-gateway"
 
-# The session belongs to everybody who logs in through the pooler as we do, and may have been left in any state: settings,
-# a role, a level of isolation that waits for others. The ROLLBACK gives it back as it was.
+# The session is everybody's who logs in through the pooler as we do, and may have been left in any state: settings, a
+# role, a level of isolation that waits for others. The ROLLBACK gives it back as it was.
 _OPENING_POOLED: Final = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; "
-    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
 )
 # What RESET ALL has just taken back of what our own login asked for.
 _OWN_SESSION: Final = {"application_name": APPLICATION_NAME, "client_encoding": "UTF8"}
+# A client that the network took away says no goodbye, and by default a server waits for it for two hours: after every
+# silence it would hold as many idle sessions more as the pool has. The client's own probes come first (see dial_loop),
+# so that these are sent only when those do not arrive: a dead one is gone after 25 s. A backend that computes notices
+# later, and is bounded by statement_timeout: client_connection_check_interval is not known before PostgreSQL 14.
+_NOTICE_DEAD_CLIENT: Final = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
 # Somebody's temporary table would be found before the real one unless the path names its schema, last.
 _NO_TEMPORARY_TABLES: Final = (
     "SELECT pg_catalog.set_config('search_path', "
@@ -67,7 +76,7 @@ def start_up_settings(profile: Profile, name: str) -> dict[str, str]:
     """
     if profile.is_pooled:
         return {"application_name": APPLICATION_NAME}
-    return {"application_name": name, **session_settings(profile)}
+    return {"application_name": name, **session_settings(profile), **_NOTICE_DEAD_CLIENT}
 
 
 async def begin_read_only(

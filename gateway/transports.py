@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -43,8 +44,9 @@ AnyStream = Any
 # A client that says so much before it asks anything is none.
 _FRAMES_BEFORE: Final = 8
 _LINE_BYTES: Final = 16 * 1024 * 1024
-# A client that closes its end of a pipe seldom waits for more; a shell's `printf … | pg-gateway serve` does.
-_LAST_ANSWERS_S: Final = 1.0
+# A client that closes its end of a pipe seldom waits for more; a shell's `printf … | pg-gateway serve` does. Within a
+# second, what nobody waits for is to be ended in the database, too.
+_LAST_ANSWERS_S: Final = 0.75
 
 
 def encode_message(message: Any) -> bytes:
@@ -118,8 +120,9 @@ class PipeReader(_Stream):
 class PipeWriter(_Stream):
     """Our messages, one a line."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, gone: asyncio.Event) -> None:
         self._writer = writer
+        self._gone = gone
 
     async def send(self, item: SessionMessage, /) -> None:
         """Write one message whole; waits when the client does not read."""
@@ -134,12 +137,11 @@ class PipeWriter(_Stream):
     @property
     def is_closed(self) -> bool:
         """Whether the pipe was found closed."""
-        return self._writer.is_closing()
+        return self._writer.is_closing() or self._gone.is_set()
 
     async def reader_gone(self) -> None:
         """Wait until nobody reads what is written any more."""
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
+        await self._gone.wait()
 
 
 class Unanswered:
@@ -283,13 +285,38 @@ def _own_descriptors() -> Iterator[tuple[int, int]]:
     os.close(empty)
     os.dup2(2, 1)
     try:
-        yield private_in, private_out
+        # Copies, since uvloop closes what it was given when the pipe breaks.
+        yield os.dup(private_in), os.dup(private_out)
     finally:
         os.dup2(private_in, 0)
         os.dup2(private_out, 1)
+        os.close(private_in)
+        os.close(private_out)
         # asyncio made them non-blocking for whoever shares them.
         os.set_blocking(0, True)
         os.set_blocking(1, True)
+
+
+@contextlib.contextmanager
+def _reader_watched(out_fd: int) -> Iterator[asyncio.Event]:
+    """Yield what is set once nobody reads from the other end; uvloop finds out only when it writes."""
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    own_fd = os.dup(out_fd)
+
+    def look() -> None:
+        loop.remove_reader(own_fd)
+        poll = select.poll()
+        poll.register(own_fd, 0)
+        # Of a socket it may only be the other direction that is closed.
+        if poll.poll(0):
+            gone.set()
+
+    loop.add_reader(own_fd, look)
+    try:
+        yield gone
+    finally:
+        loop.remove_reader(own_fd)
+        os.close(own_fd)
 
 
 @contextlib.asynccontextmanager
@@ -304,7 +331,8 @@ async def _pipes(in_fd: int, out_fd: int) -> AsyncIterator[tuple[PipeReader, Pip
         os.fdopen(out_fd, "wb", buffering=0, closefd=False),
     )
     try:
-        yield PipeReader(lines), PipeWriter(asyncio.StreamWriter(outward, flow, None, loop))
+        with _reader_watched(out_fd) as gone:
+            yield PipeReader(lines), PipeWriter(asyncio.StreamWriter(outward, flow, None, loop), gone)
     finally:
         inward.close()
         # What a client that went away has not read would keep the loop open.

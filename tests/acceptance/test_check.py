@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ import asyncpg
 import pytest
 import trustme
 
+from gateway.check import LAG_S, Hop, check_profile
 from gateway.embedded import EmbeddedServer
 from gateway.embedded_binaries import find_binaries
 from gateway.errors import ConfigError
+from gateway.profiles import Endpoint, Profile, Tls
+from tests.support.polling import until
 from tests.support.postgres import Database, Pair, certificate, chosen_binaries, quick_folder
 from tests.support.processes import Ended, environment, run
+from tests.support.replica import ask, has_replayed_all, promote, replicated
 
 pytestmark = pytest.mark.anyio
 
@@ -108,10 +113,10 @@ async def test_configuration_a_password_that_is_not_there(tmp_path: Path) -> Non
 
 
 async def test_configuration_what_this_version_cannot_do(tmp_path: Path) -> None:
-    ended = await check(tmp_path, profile(pooler="pgbouncer"), "--json")
+    ended = await check(tmp_path, profile(cache_s=1.5), "--json")
     hop = json.loads(ended.out)["db"][-1]
     assert (ended.code, hop["name"], hop["state"]) == (1, "configuration", "failed")
-    assert 'pooler = "pgbouncer"' in hop["detail"]
+    assert "cache_s = 1.5" in hop["detail"]
 
 
 async def test_dns_an_unknown_name(tmp_path: Path) -> None:
@@ -272,6 +277,121 @@ RISKS = {
     "GRANT CREATE ON SCHEMA public TO {role}": "may create objects in public",
     "ALTER TABLE public.orders OWNER TO {role}": "owns 1 table (public.orders)",
 }
+
+
+async def test_a_standby_is_shown_with_its_lag_and_what_target_means_for_each_host(tmp_path: Path) -> None:
+    async with replicated() as servers, reader_of(servers.primary) as login:
+        assert await until(lambda: has_replayed_all(servers.standby, servers.primary))
+        both = [f"{server.host}:{server.port}" for server in (servers.primary, servers.standby)]
+        keys = {"hosts": both, "database": "postgres", **login}
+        code, found = await hops(tmp_path, without_host(target="standby", **keys))
+        none_code, none = await hops(tmp_path, without_host(target="standby", **{**keys, "hosts": both[:1]}))
+
+    assert code == 0, found
+    assert [hop["name"] for hop in found if hop["name"] in ("server", "replication", "hosts")] == [
+        *("server", "server", "replication", "hosts"),
+    ]
+    details = [hop["detail"] for hop in found]
+    assert sum(detail.endswith('primary, does not fit target = "standby"') for detail in details) == 1
+    assert sum(detail.endswith('standby, fits target = "standby"') for detail in details) == 1
+    assert "0.0 s behind, 0 bytes to replay" in details
+    assert details[-1] == f"{both[0]} is a primary on timeline 1, {both[1]} is a standby"
+    assert {hop["state"] for hop in found} == {"ok"}, found
+    assert (none_code, none[-1]["name"], none[-1]["state"]) == (1, "hosts", "failed")
+    assert 'none of the hosts fits target = "standby"' in none[-1]["detail"]
+
+
+async def test_replication_that_is_paused_late_or_cut_is_a_warning() -> None:
+    async with replicated() as servers, reader_of(servers.primary) as login:
+        assert await until(lambda: has_replayed_all(servers.standby, servers.primary))
+        watched = Profile(
+            name="db",
+            endpoints=(Endpoint(host=servers.standby.host, port=servers.standby.port),),
+            database="postgres",
+            user=login["user"],
+            password=login["password"],
+            tls=Tls(mode="disable"),
+        )
+        await ask(servers.standby, "SELECT pg_wal_replay_pause()::text")
+        await ask(servers.primary, "CREATE TABLE much AS SELECT generate_series(1, 10000)")
+
+        async def is_behind() -> bool:
+            return " 0 bytes" not in (await replication(watched)).detail
+
+        assert await until(is_behind)
+        paused = await replication(watched)
+        await ask(servers.standby, "SELECT pg_wal_replay_resume()::text")
+        assert await until(lambda: has_replayed_all(servers.standby, servers.primary))
+        level = await replication(watched)
+        strict = await replication(watched, lag_s=-1)
+        await servers.primary.stop()
+
+        async def is_cut() -> bool:
+            return "receives nothing" in (await replication(watched)).detail
+
+        assert await until(is_cut)
+        cut = await replication(watched)
+
+    assert paused.state == "warn"
+    lag = re.fullmatch(r"replay is paused; (\d+\.\d) s behind, (\d+) bytes to replay", paused.detail)
+    assert lag is not None, paused.detail
+    assert int(lag[2]) > 100_000
+    assert (level.state, level.detail) == ("ok", "0.0 s behind, 0 bytes to replay")
+    assert (strict.state, strict.detail) == ("warn", "0.0 s behind, 0 bytes to replay: more than -1 s")
+    assert cut.state == "warn"
+    assert re.fullmatch(
+        r"receives nothing from a primary; the last transaction that it has replayed is \d+ s old", cut.detail
+    )
+
+
+async def test_a_primary_that_a_failover_has_left_behind_is_named(tmp_path: Path) -> None:
+    async with replicated() as servers, reader_of(servers.primary) as login:
+        await promote(servers.standby)
+        both = [f"{server.host}:{server.port}" for server in (servers.primary, servers.standby)]
+        code, found = await hops(tmp_path, without_host(hosts=both, database="postgres", **login))
+
+    assert code == 0
+    assert (found[-1]["name"], found[-1]["state"]) == ("hosts", "warn")
+    assert found[-1]["detail"].startswith(f"a failover has left behind {both[0]}: ")
+
+
+async def test_hosts_that_are_no_copies_of_one_database_are_named(tmp_path: Path, databases: Pair) -> None:
+    both = [f"{database.host}:{database.port}" for database in databases]
+    async with AsyncExitStack() as stack:
+        for database in databases:
+            await stack.enter_async_context(reader_of(database.server))
+        keys = {"hosts": both, "database": "postgres", "user": PLAIN, "password": "literal:a secret"}
+        code, found = await hops(tmp_path, without_host(**keys))
+
+    assert code == 0
+    assert (found[-1]["name"], found[-1]["state"]) == ("hosts", "warn")
+    assert found[-1]["detail"].startswith("these are not copies of one database: ")
+
+
+def without_host(**keys: Any) -> str:
+    """Return a profiles.toml with one profile, `db`, that names its hosts."""
+    lines = profile(**keys).splitlines()
+    return "\n".join([line for line in lines if not line.startswith(("host =", "port ="))] + [""])
+
+
+PLAIN = "plain_reader"
+
+
+@asynccontextmanager
+async def reader_of(primary: EmbeddedServer) -> AsyncIterator[dict[str, str]]:
+    """Make a role that can log in and no more, here and on every standby, for as long as the server can be asked."""
+    await ask(primary, f"CREATE ROLE {PLAIN} LOGIN PASSWORD 'a secret'")
+    try:
+        yield {"user": PLAIN, "password": "literal:a secret"}
+    finally:
+        if primary.pid is not None:
+            await ask(primary, f"DROP ROLE {PLAIN}")
+
+
+async def replication(watched: Profile, *, lag_s: float = LAG_S) -> Hop:
+    """Return what is said of a standby's replication, past the command."""
+    found = [hop async for hop in check_profile(watched, environ={}, timeout_s=10, lag_s=lag_s)]
+    return next(hop for hop in found if hop.name == "replication")
 
 
 async def test_rights_each_way_to_do_more_than_read_is_named(tmp_path: Path, own_databases: Pair) -> None:

@@ -84,10 +84,11 @@ async def test_a_reply_is_json(served: Serving, http: httpx2.AsyncClient, era: E
 
 async def test_a_caller_who_asked_for_progress_is_told_of_it(served: Serving, era: Era, databases: Pair) -> None:
     told: list[tuple[float, str | None]] = []
+    totals: set[float | None] = set()
 
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-        assert total is None
         told.append((progress, message))
+        totals.add(total)
 
     async with over_http(served.url, era) as client:
         call = asyncio.create_task(
@@ -98,8 +99,32 @@ async def test_a_caller_who_asked_for_progress_is_told_of_it(served: Serving, er
         await asyncio.gather(call, return_exceptions=True)
 
     assert told[0][0] < told[1][0]
-    assert "execute_query" in (told[0][1] or "")
+    assert totals == {30}
+    assert (told[0][1] or "").startswith("first: execute_query has waited 1 s for the statement's answer, 29 s left")
     assert await until(lambda: ended(databases.first, "-- progress"))
+
+
+async def test_a_caller_who_asked_for_progress_is_told_of_each_try_before_the_answer(
+    tmp_path: Path, http: httpx2.AsyncClient, era: Era
+) -> None:
+    (tmp_path / "profiles.toml").write_text('[profiles.dead]\nuser = "u"\nhost = "127.0.0.1"\nport = 1\n')
+    message = call_message(era, "list_tables", {}, progressToken="a token")
+    async with serving(tmp_path / "profiles.toml") as down:
+        reply = await http.post(down.url, json=message, headers=headers(era, message, accept=EVENTS))
+
+    assert reply.headers["content-type"] == "text/event-stream"
+    *told, answer = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: ")]
+    assert answer["id"] == 1
+    assert answer["result"]["structuredContent"]["error"]["code"] == "unavailable"
+    assert {each["method"] for each in told} == {"notifications/progress"}
+    assert {each["params"]["progressToken"] for each in told} == {"a token"}
+    assert {each["params"]["total"] for each in told} == {30}
+    steps = [each["params"]["progress"] for each in told]
+    assert steps == sorted(set(steps))
+    first = told[0]["params"]["message"]
+    assert first.startswith("dead: 127.0.0.1:1 refused the connection; trying again (1), ")
+    # A port that never answered is tried for three seconds only.
+    assert first.endswith((" 3 s left", " 2 s left"))
 
 
 async def test_a_quick_reply_is_json_even_with_progress_asked_for(

@@ -374,8 +374,26 @@ async def test_a_call_that_takes_long_tells_of_its_progress(opened: Wire, databa
 
     assert [message["params"]["progressToken"] for message in told] == ["a token"] * 2
     assert told[0]["params"]["progress"] < told[1]["params"]["progress"]
-    assert "execute_query" in told[0]["params"]["message"]
+    assert told[0]["params"]["total"] == 30
+    assert told[0]["params"]["message"].startswith("first: execute_query has waited 1 s for the statement's answer, ")
     assert await until(lambda: ended(databases.first, marked), within_s=2)
+
+
+async def test_a_call_that_is_tried_again_tells_why_and_nothing_after_its_answer(down: Path, era: Era) -> None:
+    async with wire(down, era) as opened:
+        call_id = opened.start_call("list_tables", meta={"progressToken": 7})
+        answer = await opened.answer(call_id)
+        told = [message["params"] for message in opened.others if message.get("method") == "notifications/progress"]
+        opened.others.clear()
+        await opened.call("list_tables", limit=0)
+
+    assert answer["result"]["structuredContent"]["error"]["code"] == "unavailable"
+    assert told[0]["message"].startswith("dead: 127.0.0.1:1 refused the connection; trying again (1), ")
+    assert told[1]["message"].startswith("dead: 127.0.0.1:1 refused the connection; trying again (2), ")
+    assert {params["progressToken"] for params in told} == {7}
+    steps = [params["progress"] for params in told]
+    assert steps == sorted(set(steps))
+    assert opened.others == []
 
 
 async def test_quick_calls_overtake_a_slow_one(opened: Wire, databases: Pair, era: Era) -> None:

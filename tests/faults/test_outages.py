@@ -84,14 +84,14 @@ async def test_a_fast_restart_loses_no_read(pair: tuple[EmbeddedServer, Embedded
     assert load.lost == []
 
 
-async def test_an_immediate_stop_for_some_seconds_loses_no_read_that_has_time_left(
+async def test_an_immediate_stop_for_five_seconds_loses_no_read_that_has_time_left(
     pair: tuple[EmbeddedServer, EmbeddedServer],
 ) -> None:
     records: list[Record] = []
 
     async def stop_and_start() -> None:
         await pair[0].stop("immediate")
-        down_until = time.monotonic() + 3.0
+        down_until = time.monotonic() + 5.0
         # The neighbour answers all the while, and as quickly as ever.
         while time.monotonic() < down_until:
             await call(gateway, "execute_query", query="SELECT 1", profile="b")
@@ -135,6 +135,28 @@ async def test_a_dead_profile_fails_in_milliseconds_once_that_is_known_and_recov
         back = time.monotonic()
         assert await until(answers)
         assert time.monotonic() - back < 3.0
+
+
+async def test_a_server_that_is_frozen_for_some_seconds_loses_no_read_that_has_time_left(
+    pair: tuple[EmbeddedServer, EmbeddedServer],
+) -> None:
+    records: list[Record] = []
+
+    async def freeze() -> None:
+        pair[0].pause()
+        frozen_until = time.monotonic() + 3.0
+        while time.monotonic() < frozen_until:
+            await call(gateway, "execute_query", query="SELECT 1", profile="b")
+        pair[0].resume()
+
+    configuration = config_of(*(profile_for(s, n) for s, n in zip(pair, "ab", strict=True)))
+    async with Gateway(configuration, environ={}, observers=[records.append]) as gateway:
+        load = await under_load(gateway, "a", freeze)
+
+        assert load.lost == []
+        assert load.longest_s < 3.0 + 3.0
+        assert max(record.seconds for record in records if record.profile == "b") < 1.0
+        assert gateway.pool_stats()["a"].size <= 5
 
 
 async def test_a_frozen_server_is_answered_for_in_time_and_leaves_no_backend_behind(

@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from gateway.app import Gateway
+from gateway.deadline import Deadline
 from gateway.errors import Forbidden
+from gateway.judging import Judging
+from gateway.observe import log_record
+from gateway.pools import Pools
 from gateway.posture import posture_of
+from gateway.sql_guard import judge
 from tests.support.gateway import call, config_of, gateway_over, profile_of
+from tests.support.polling import until
 from tests.support.postgres import Pair
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +93,40 @@ async def test_enforce_refuses_a_role_that_may_do_more(grant: str, own_databases
     finally:
         async with database.connection() as admin:
             await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_enforce_closes_once_the_role_has_gained_rights_and_opens_once_it_has_lost_them(
+    own_databases: Pair,
+) -> None:
+    profile = profile_of(own_databases.first, "first", posture="enforce")
+    pools = Pools(environ={}, tell=log_record)
+    judging = Judging(pools, guard=judge, snapshot_s=0)
+    refusals: set[str] = set()
+
+    async def is_open() -> bool:
+        async with pools.of(profile).connection(Deadline.after(10)) as connection:
+            try:
+                await judging.ready(profile, judging.state(profile), connection)
+            except Forbidden as error:
+                refusals.add(error.message)
+                return False
+            return True
+
+    async def is_closed() -> bool:
+        return not await is_open()
+
+    try:
+        async with own_databases.first.connection() as admin:
+            assert await is_open()
+            await admin.execute("GRANT INSERT ON public.orders TO gateway_reader")
+            assert await until(is_closed)
+            assert [await is_open() for _ in range(5)] == [False] * 5
+            await admin.execute("REVOKE INSERT ON public.orders FROM gateway_reader")
+            assert await is_open()
+        assert [message.endswith("may write 1 table (public.orders)") for message in refusals] == [True]
+    finally:
+        judging.close()
+        await pools.close()
 
 
 async def test_the_posture_of_the_documented_reader_has_no_risks(databases: Pair) -> None:

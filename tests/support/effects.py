@@ -19,7 +19,6 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from gateway.connect import GatewayConnection
 from tests.support.polling import until
 from tests.support.postgres import Database
 
@@ -79,7 +78,7 @@ _SESSION_SQL: Final = """SELECT json_build_object(
   'channels', (SELECT json_agg(c) FROM pg_listening_channels() AS c))::text"""
 
 
-async def session_of(connection: GatewayConnection) -> dict[str, Any]:
+async def session_of(connection: asyncpg.Connection[Any]) -> dict[str, Any]:
     """Return what the next caller finds in this session; two that are alike are equal."""
     found: dict[str, Any] = orjson.loads(await connection.fetchval(_SESSION_SQL))
     return found

@@ -79,7 +79,7 @@ def test_every_key_reaches_the_profile(tmp_path: Path) -> None:
     assert (profile.schemas, profile.search_path, profile.allow_functions) == (("public",), ("a", "b"), ("f", "s.g"))
     assert (profile.description, profile.production) == ("orders", True)
     assert (profile.retry.attempts, profile.retry.first_wait_s, profile.retry.max_wait_s) == (3, 0.5, 8.0)
-    assert profile.unsupported() == 'not in this version yet: cache_s = 1.5'
+    assert profile.unsupported() == "not in this version yet: cache_s = 1.5"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from gateway.errors import (
     TlsFailed,
     Unavailable,
 )
-from gateway.pg_errors import from_dial, from_server, from_statement
+from gateway.pg_errors import from_dial, from_server, from_statement, is_unfit
 
 
 def said(sqlstate: str, message: str = "what the server said", **fields: Any) -> asyncpg.PostgresError:
@@ -43,6 +43,7 @@ def said(sqlstate: str, message: str = "what the server said", **fields: Any) ->
         ("57P03", "unavailable", True),
         ("08006", "unavailable", True),
         ("08P01", "unavailable", True),
+        ("26000", "unavailable", True),
         ("53300", "unavailable", True),
         ("53200", "unavailable", True),
         ("53400", "too_large", False),
@@ -137,3 +138,62 @@ def test_what_a_dial_raises_becomes_ours(cause: BaseException, kind: type[Gatewa
     assert message in error.message
     assert "secret" not in error.message
     assert error.profile in ("p", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "repeat"),
+    [
+        ("unsupported startup parameter: statement_timeout", "config_error", "never"),
+        ("SASL authentication failed", "auth_failed", "never"),
+        ("password authentication failed", "auth_failed", "never"),
+        ("no such user: x", "auth_failed", "never"),
+        ("no such database: x", "config_error", "never"),
+        ('database "x" does not exist', "config_error", "never"),
+        ('database "x" is disabled', "unavailable", "never"),
+        ("no more connections allowed (max_client_conn)", "unavailable", "always"),
+        ("query_wait_timeout", "unavailable", "always"),
+        ("server login has been failing, try again later (server_login_retry)", "unavailable", "always"),
+        ("server login failed: FATAL the database system is starting up", "unavailable", "always"),
+        ("pgbouncer cannot connect to server", "unavailable", "always"),
+        ("client_login_timeout (server down)", "unavailable", "always"),
+        ("client_idle_timeout", "unavailable", "always"),
+        ("server conn crashed?", "unavailable", "once"),
+        ("query timeout", "timeout", "never"),
+        ("invalid frontend message type 1", "unavailable", "never"),
+    ],
+)
+def test_a_poolers_words_decide_what_its_one_code_means(words: str, code: str, repeat: str) -> None:
+    error = from_server(said("08P01", words), profile="p")
+    assert (error.code, error.repeat, error.sqlstate) == (code, repeat, "08P01")
+    assert words in error.message
+
+
+@pytest.mark.parametrize("words", ["server conn crashed?", "query_wait_timeout"])
+def test_what_a_pooler_said_before_it_hung_up_is_told(words: str) -> None:
+    error = from_statement(killed(said("08P01", words)), profile="p")
+    assert error.message == f"the pooler says: {words}"
+
+
+@pytest.mark.parametrize("sqlstate", ["08000", "08001", "08003", "08004", "08006"])
+def test_a_connection_that_the_server_could_not_open_itself_is_not_ours(sqlstate: str) -> None:
+    error = from_statement(said(sqlstate, "could not connect", S="ERREUR", V="ERROR"), profile="p")
+    assert (type(error), error.sqlstate, error.repeat) == (Unavailable, sqlstate, "never")
+    assert error.message == "the database could not reach another server that it needs for this: could not connect"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"S": "FATAL", "V": "FATAL"}, {"S": "FATAL"}, {"S": "ERROR"}, {}],
+    ids=["the server", "a pooler", "an older pooler", "the driver"],
+)
+def test_our_own_connection_that_broke_is_tried_again(fields: dict[str, str]) -> None:
+    assert from_statement(said("08006", "what was said", **fields), profile="p").repeat == "always"
+
+
+def test_a_session_without_its_prepared_statements_is_unfit_and_the_drivers_advice_is_not_ours() -> None:
+    raised = said("26000", "prepared statement x does not exist", S="ERROR", V="ERROR")
+    error = from_statement(raised, profile="p")
+    assert (is_unfit(raised), is_unfit(error), error.repeat) == (True, True, "once")
+    assert "statement_cache_size" not in (error.hint or "")
+    assert not is_unfit(said("42P01"))
+    assert not is_unfit(TimeoutError())
