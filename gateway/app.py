@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from gateway.errors import (
     GatewayError,
     InternalError,
     InvalidArguments,
+    Unavailable,
     UnknownProfile,
 )
 from gateway.judging import Judging, ProfileState
@@ -47,6 +49,11 @@ T = TypeVar("T")
 _DIAL_S: Final = 5.0
 # Slower than this, a call that was tried again says so in its answer.
 _NOTICED_S: Final = 1.0
+_LAST_WORD_S: Final = 0.5
+_SILENT_HINT: Final = (
+    "The server has not even said that it took too long: it, or the network, is slow or silent. Try again; "
+    "`pg-gateway check` tries each step."
+)
 
 
 @dataclass(slots=True)
@@ -59,12 +66,16 @@ class Reading:
     record: CallRecord
     connection: GatewayConnection
     state: ProfileState
+    # When the server will have ended the statement by itself.
+    ended_by: float = math.inf
 
     async def catalogue(self, sql: str, *arguments: Any) -> Any:
         """Return what one of our own statements answers, parsed from JSON. One round trip when warm."""
         is_shadowed = self.state.snapshot is not None and self.state.snapshot.shadowed_path is not None
         if is_shadowed or self.profile.is_pooled:
             await self.begin()
+        else:
+            self.ended_by = time.monotonic() + self.profile.limits.statement_s
         text = await self.connection.fetchval(sql, *arguments)
         if text is None:
             return None
@@ -73,11 +84,15 @@ class Reading:
 
     async def begin(self, *, at_most_s: float | None = None) -> None:
         """Open the read-only transaction for the statement to come, of `at_most_s`; ends one that is open."""
-        snapshot, limit_s = self.state.snapshot, self.profile.limits.statement_s
+        snapshot, left_s = self.state.snapshot, self.deadline.left()
+        # A little less than the caller has: the server's word that it took too long is still heard.
+        left_s -= min(_LAST_WORD_S, left_s / 10)
+        statement_s = min(left_s, self.profile.limits.statement_s, at_most_s or left_s)
+        self.ended_by = time.monotonic() + statement_s
         await begin_read_only(
             self.connection,
             self.profile,
-            statement_s=self.deadline.left(at_most=min(limit_s, at_most_s or limit_s)),
+            statement_s=statement_s,
             search_path=None if snapshot is None else snapshot.shadowed_path,
         )
 
@@ -169,6 +184,23 @@ def _say_what_was_waited_for(error: GatewayError, stages: Stages, retry: Retry) 
     error.details = {"waited_for": stages.now, "waited_s": round(stages.spent[stages.now], 1), **error.details}
     if retry.retries:
         error.message += f" (tried {retry.retries + 1} times in {sum(stages.spent.values()):.1f} s)"
+
+
+def _nothing_came(call: _Call, *, is_over: bool, ended_by: float) -> GatewayError:
+    """Return the error of a statement whose answer did not come.
+
+    is_over: the call's time is up; else the driver has given the connection up, and there is time for another. A
+    server ends by itself, and says so, what runs for longer than it may: when it has not, the query is not to blame.
+    """
+    name = call.profile.name
+    if not is_over:
+        return Unavailable("nothing came back from the database", hint=_SILENT_HINT, profile=name, repeat="always")
+    is_silent = time.monotonic() >= ended_by
+    return CallTimeout(
+        f"the database did not answer within {call.deadline.budget_s:g} s: {call.stages.told()}",
+        hint=_SILENT_HINT if is_silent else "The database or the network is slow: try again, or ask for less.",
+        profile=name,
+    )
 
 
 class Gateway:
@@ -327,16 +359,14 @@ class Gateway:
             pool = self._pools.of(profile)
             async with pool.connection(deadline, dial_s=dial_s, stages=stages, holder=record.tool) as connection:
                 record.waited_s += time.monotonic() - started
+                reading = Reading(self._judging, profile, deadline, record, connection, call.state)
+                reading.ended_by = time.monotonic() + profile.limits.statement_s
                 try:
-                    async with deadline.scope():
+                    async with deadline.scope() as scope:
                         await self._judging.ready(profile, call.state, connection)
-                        return await work(Reading(self._judging, profile, deadline, record, connection, call.state))
-                except TimeoutError:
-                    raise CallTimeout(
-                        f"the database did not answer within {deadline.budget_s:g} s: {stages.told()}",
-                        hint="Ask for less: filter on an indexed column, aggregate, or lower `limit`.",
-                        profile=profile.name,
-                    ) from None
+                        return await work(reading)
+                except TimeoutError as error:
+                    raise _nothing_came(call, is_over=scope.expired(), ended_by=reading.ended_by) from error
         except GatewayError:
             raise
         except Exception as error:

@@ -85,6 +85,8 @@ _POOLER_ROWS: Final[tuple[_Row, ...]] = (
     _Row("08P01", Unavailable, _POOLER_SERVER, "always", words="server login failed"),
     _Row("08P01", Unavailable, _POOLER_SERVER, "always", words="cannot connect to server"),
     _Row("08P01", Unavailable, "Try again in a moment.", "always", words="client_"),  # idle or slow to log in
+    # The server connection broke while it was made ready for us.
+    _Row("08P01", Unavailable, _RESTART, "always", words="invalid server parameter"),
     # Perhaps by this statement: that an administrator ended the session (57P01) is not handed on.
     _Row("08P01", Unavailable, _RESTART, "once", words="server conn crashed"),
     _Row("08P01", CallTimeout, "PgBouncer's own query_timeout is shorter than this statement.", words="query timeout"),
@@ -159,7 +161,8 @@ def from_server(error: asyncpg.PostgresError, *, profile: str, offset: int | Non
     the server gives means nothing to the caller.
     """
     # The driver reports a killed backend as 08003 and keeps what the server said in the cause.
-    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(error.__cause__, asyncpg.PostgresError):
+    is_lost = isinstance(error, asyncpg.ConnectionDoesNotExistError)
+    if is_lost and isinstance(error.__cause__, asyncpg.PostgresError):
         error = error.__cause__
     sqlstate = error.sqlstate or "XX000"
     message = _cut(str(getattr(error, "message", None) or error))
@@ -174,8 +177,11 @@ def from_server(error: asyncpg.PostgresError, *, profile: str, offset: int | Non
         fault = ConfigError([message], hint=hint)
         fault.profile, fault.sqlstate = profile, sqlstate
         return fault
+    # Whatever else a pooler says before it hangs up, the statement may have had to do with it.
+    is_worth_it = is_lost and row.error is Unavailable and row.repeat == "never"
+    repeat: Repeat = "once" if is_worth_it else row.repeat
     return row.error(
-        message, hint=hint, profile=profile, sqlstate=sqlstate, position=_position(error, offset), repeat=row.repeat
+        message, hint=hint, profile=profile, sqlstate=sqlstate, position=_position(error, offset), repeat=repeat
     )
 
 
@@ -234,7 +240,9 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
     if isinstance(error, asyncpg.PostgresError):
         return from_server(error, profile=profile, offset=offset)
     if isinstance(error, TimeoutError):
-        return CallTimeout("the database did not answer in time", hint="Ask for less, or try again.", profile=profile)
+        return CallTimeout(
+            "the database did not answer in time", hint="It or the network is slow: try again.", profile=profile
+        )
     if isinstance(error, UnicodeError):
         return BadQuery(
             "the answer holds bytes that are not UTF-8", hint="Read such columns as bytea.", profile=profile

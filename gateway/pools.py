@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
 import asyncpg
-from asyncpg.exceptions import InternalClientError
 
+from gateway.backends import BROKEN, Backends
 from gateway.connect import Dialler, GatewayConnection
-from gateway.deadline import AWAITED, Deadline, Stages
+from gateway.deadline import Deadline, Stages
 from gateway.dial_loop import LookUp, look_up
 from gateway.errors import Busy, CallTimeout, GatewayError, Unavailable
 from gateway.hosts import LOOK_EVERY_S, DialOne, Watch, dial_target
+from gateway.leases import Backend, Lease, Leases, backend_of
 from gateway.observe import Notify
 from gateway.pg_errors import is_unfit
 from gateway.profiles import Endpoint, Profile
+from gateway.turns import Asking, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +38,7 @@ _RESET_SQL: Final = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RES
 # Behind a pooler: a function of the owner's may have taken a lock that outlives the transaction.
 _END_POOLED_SQL: Final = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()"
 _RESET_S: Final = 2.0
-# What asyncpg raises on a connection that is no more, or is just going: its internal error is one of these.
-_BROKEN: Final = (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError, OSError)
 _NEARLY_FREE_S: Final = 0.3
-# The process number alone could be somebody else's by now; the session's own name tells.
-_TERMINATE_SQL: Final = """
-SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE pid = $1::int AND application_name = $2"""
-_CONTROL_S: Final = 5.0
-_BACKEND_S: Final = 120.0
-_DIALS_AT_ONCE: Final = 2
-# Who gets the turn with less than this left could not dial any more.
-_NO_DIAL_S: Final = 0.05
 # Below the four minutes after which Azure's load balancer forgets an idle connection.
 _IDLE_S: Final = 200.0
 _WARM_EVERY_S: Final = 30.0
@@ -55,7 +46,6 @@ _WARM_EVERY_S: Final = 30.0
 _GRACE_S: Final = 0.25
 # So many callers may wait for each connection; more are turned away at once, since memory is bounded, too.
 _QUEUE_PER_CONNECTION: Final = 50
-_HOLDERS_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,46 +59,8 @@ class PoolStats:
     max: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    """Who holds a connection, since when, and its backend: a connection that is lost says nothing any more."""
-
-    holder: str
-    since: float
-    endpoint: Endpoint
-    pid: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """Who has a place in the pool and waits for the connection, since when, and what for."""
-
-    holder: str
-    since: float
-    stages: Stages
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """For whom a dial is made."""
-
-    deadline: Deadline
-    stages: Stages
-
-
 async def _no_reset(_connection: asyncpg.Connection) -> None:
     """Stand for asyncpg's own reset: ours has run by then, in the same message as the rollback."""
-
-
-def _same_server(connection: GatewayConnection) -> Endpoint:
-    """Return the server that a connection leads to, by address: its name may lead to another one by now."""
-    endpoint, peer = connection.endpoint, connection.peer
-    if endpoint is None:
-        raise RuntimeError("a connection of the pool was not made by its dialler")
-    if peer is None or endpoint.host.startswith("/"):
-        return endpoint
-    return replace(endpoint, via=(peer, endpoint.via[1] if endpoint.via else endpoint.port))
 
 
 class ProfilePool:
@@ -140,20 +92,17 @@ class ProfilePool:
         self._idle_s = idle_s
         self._warm_every_s = warm_every_s
         self._permits = asyncio.Semaphore(profile.pool.max)
-        self._dials = asyncio.Semaphore(_DIALS_AT_ONCE)
-        # What those who dial are waiting for.
-        self._dialling: dict[int, Stages] = {}
+        self._turns = Turns(profile)
+        self._backends = Backends(profile, self._dialler)
         self._pool: asyncpg.Pool | None = None
         self._cleaning: set[asyncio.Task[None]] = set()
         # Those of them after a call that ended well: free in a moment.
         self._resetting: set[asyncio.Task[None]] = set()
         self._warmer: asyncio.Task[None] | None = None
         self._waiting = 0
-        self._leases: dict[int, _Lease] = {}
-        self._openings: dict[int, _Opening] = {}
-        self._lease_ids = itertools.count()
+        self._leases = Leases()
         # asyncpg calls the dial from within `acquire`, in the caller's task, without saying for whom.
-        self._asking: ContextVar[_Asking | None] = ContextVar("asking", default=None)
+        self._asking: ContextVar[Asking | None] = ContextVar("asking", default=None)
 
     def stats(self) -> PoolStats:
         """Return the numbers of this moment."""
@@ -162,32 +111,10 @@ class ProfilePool:
         return PoolStats(size=size, idle=idle, busy=size - idle, waiting=self._waiting, max=self.profile.pool.max)
 
     async def _dial(self, *_args: Any, **_kwargs: Any) -> GatewayConnection:
-        asking = self._asking.get() or _Asking(Deadline.after(self.profile.limits.call_s), Stages())
+        asking = self._asking.get() or Asking(Deadline.after(self.profile.limits.call_s), Stages())
         dial_one = self._dial_by(self._dialler, asking.stages)
-        async with self._turn(asking):
+        async with self._turns.turn(asking):
             return await dial_target(self.profile, dial_one, deadline=asking.deadline, watch=self._watch)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, asking: _Asking) -> AsyncIterator[None]:
-        """Wait for a place to dial from; raises Unavailable that says what the dials before this one waited for."""
-        deadline, started, before = asking.deadline, time.monotonic(), list(self._dialling.values())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, deadline.left() - _NO_DIAL_S)):
-                await self._dials.acquire()
-                self._dialling[id(asking)] = asking.stages
-        if id(asking) not in self._dialling:
-            told = f": the dials before this one waited {before[0].told()}" if before else ""
-            raise Unavailable(
-                f"no turn to connect to {self.profile.endpoints[0]} within {time.monotonic() - started:.1f} s{told}",
-                hint="`pg-gateway check` names the step that hangs.",
-                profile=self.profile.name,
-                repeat="always",
-            )
-        try:
-            yield
-        finally:
-            del self._dialling[id(asking)]
-            self._dials.release()
 
     def _dial_by(self, dialler: Dialler, stages: Stages | None) -> DialOne:
         async def dial_one(endpoint: Endpoint, deadline: Deadline) -> GatewayConnection:
@@ -209,18 +136,7 @@ class ProfilePool:
         return self._pool
 
     def _in_use(self) -> str:
-        """Return who holds the connections, the longest first, and who waits."""
-        now = time.monotonic()
-        held = [(now - lease.since, lease.holder, "") for lease in self._leases.values()]
-        held += [
-            (now - o.since, o.holder, f", still waiting for {AWAITED[o.stages.now]}") for o in self._openings.values()
-        ]
-        held.sort(reverse=True)
-        named = [f"{holder} for {seconds:.1f} s{awaited}" for seconds, holder, awaited in held[:_HOLDERS_NAMED]]
-        if len(held) > _HOLDERS_NAMED:
-            named.append(f"{len(held) - _HOLDERS_NAMED} more")
-        shown = f"all {self.profile.pool.max} connections of profile {self.profile.name} are in use"
-        return f"{shown} ({', '.join(named)})" if named else shown
+        return f"all {self.profile.pool.max} connections of profile {self.profile.name} are in use{self._leases.told()}"
 
     async def _permit(self, deadline: Deadline, stages: Stages) -> None:
         if not self._permits.locked():
@@ -257,7 +173,7 @@ class ProfilePool:
                 self._resetting, timeout=deadline.left(at_most=_NEARLY_FREE_S), return_when=asyncio.FIRST_COMPLETED
             )
         dial_by = deadline if dial_s is None else Deadline.after(deadline.left(at_most=dial_s))
-        self._asking.set(_Asking(dial_by, stages))
+        self._asking.set(Asking(dial_by, stages))
         try:
             async with asyncio.timeout(dial_by.left() + _GRACE_S):
                 connection = await self._fitting(pool)
@@ -268,7 +184,7 @@ class ProfilePool:
                 profile=self.profile.name,
                 repeat="always",
             ) from None
-        except _BROKEN as error:
+        except BROKEN as error:
             raise Unavailable(
                 "the connection was lost before it could be used",
                 hint="Try again.",
@@ -304,32 +220,27 @@ class ProfilePool:
         """
         stages = stages or Stages()
         await self._permit(deadline, stages)
-        number = next(self._lease_ids)
-        self._openings[number] = _Opening(holder, time.monotonic(), stages)
+        lease = self._leases.begin(holder, stages)
         try:
             connection = await self._acquire(deadline, dial_s, stages)
-            lease = self._leases[number] = _Lease(
-                holder, time.monotonic(), _same_server(connection), connection.get_server_pid(), connection.session_name
-            )
+            backend = lease.backend = backend_of(connection)
         except BaseException:
+            self._leases.end(lease)
             self._permits.release()
             raise
-        finally:
-            del self._openings[number]
         owners = [self._cleaning]
         gave_up = False
         try:
             yield connection
             owners.append(self._resetting)
-        except CallTimeout:
-            gave_up = True
-            raise
         except Exception as error:
+            # Whoever has waited in vain does not know what became of the statement.
+            gave_up = isinstance(error, CallTimeout) or isinstance(error.__cause__, TimeoutError)
             if is_unfit(error):
                 connection.terminate()
             raise
         finally:
-            task = asyncio.get_running_loop().create_task(self._clean(connection, number, lease, gave_up=gave_up))
+            task = asyncio.get_running_loop().create_task(self._clean(connection, lease, backend, gave_up=gave_up))
             for owner in owners:
                 owner.add(task)
                 task.add_done_callback(owner.discard)
@@ -343,7 +254,7 @@ class ProfilePool:
             return _END_POOLED_SQL if is_open else ""
         return f"ROLLBACK; {_RESET_SQL}" if is_open else _RESET_SQL
 
-    async def _clean(self, connection: GatewayConnection, number: int, lease: _Lease, *, gave_up: bool) -> None:
+    async def _clean(self, connection: GatewayConnection, lease: Lease, backend: Backend, *, gave_up: bool) -> None:
         """Make the connection fit for the next caller, or end it and what still runs behind it."""
         # After a deadline it may be the driver that has closed the connection, while the backend works on.
         ended = not (gave_up and connection.is_closed())
@@ -360,7 +271,7 @@ class ProfilePool:
                         await connection.close_evicted()
                     if not connection.is_closed() and not self._watch.fits(connection):
                         connection.terminate()
-            except _BROKEN as error:
+            except BROKEN as error:
                 # A lost connection takes its backend along; one that does not answer may leave it at work.
                 ended = not gave_up and not isinstance(error, TimeoutError)
                 # asyncpg's pool has taken back a connection that was lost, and then refuses even this.
@@ -369,50 +280,21 @@ class ProfilePool:
                 if not ended:
                     # The link may be silent, and then the idle connections are no better: they are dialled anew.
                     await self._expire()
-            with contextlib.suppress(*_BROKEN):
+            with contextlib.suppress(*BROKEN):
                 await self._made().release(cast("Any", connection), timeout=_RESET_S)
             if not ended:
-                await self._end_backend(lease)
+                await self._backends.end(backend)
         finally:
-            del self._leases[number]
+            self._leases.end(lease)
             self._permits.release()
 
     async def _expire(self) -> None:
         if self._pool is not None:
             await self._pool.expire_connections()
 
-    async def _end_backend(self, lease: _Lease) -> None:
-        """End, over a connection of its own, a backend that ignored the cancel; it keeps its place until it is gone.
-
-        Code that checks for no interrupts runs on for as long as it likes (docs/security.md); a server that cannot be
-        asked is given up after a call's time. Behind a pooler nobody knows which backend it was.
-        """
-        if self.profile.is_pooled:
-            return
-        pid = lease.pid
-        give_up = time.monotonic() + _BACKEND_S
-        wait_s = 0.1
-        while time.monotonic() < give_up:
-            try:
-                deadline = Deadline.after(_CONTROL_S)
-                control = await self._dialler.dial(lease.endpoint, deadline=deadline)
-                try:
-                    async with deadline.scope():
-                        found = await control.fetchval(_TERMINATE_SQL, str(pid), lease.name)
-                finally:
-                    control.terminate()
-            except (GatewayError, *_BROKEN) as error:
-                logger.warning("profile=%s: backend %d could not be ended yet: %s", self.profile.name, pid, error)
-            else:
-                if found is None:
-                    return
-                logger.warning("profile=%s: backend %d ignored the cancel and was told to end", self.profile.name, pid)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, 5.0)
-
     def _end_unfit(self) -> None:
         """End idle connections to hosts that the profile no longer asks for; those in use end with their call."""
-        in_use = {lease.name for lease in self._leases.values()}
+        in_use = {backend.name for backend in self._leases.backends()}
         for connection in self._watch.unfit():
             if connection.session_name not in in_use:
                 connection.terminate()
@@ -465,13 +347,18 @@ class ProfilePool:
             try:
                 async with asyncio.timeout(grace_s):
                     await self._pool.close()
-            except _BROKEN:
+            except BROKEN:
                 # A backend does not notice that its caller is gone while it computes.
-                running = list(self._leases.values())
+                running = self._leases.backends()
                 self._pool.terminate()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(grace_s):
-                        await asyncio.gather(*(self._end_backend(lease) for lease in running))
+                        await asyncio.gather(*(self._backends.end(backend) for backend in running))
+        for task in self._cleaning:
+            task.cancel()
+        if self._cleaning:
+            await asyncio.wait(self._cleaning)
+        await self._backends.close()
 
 
 class Pools:

@@ -78,8 +78,8 @@ class Toxiproxy:
             wanted = {"name": name, "upstream": _address(upstream), "listen": f"{_HOST}:{_free_port()}"}
             try:
                 made = await self.call("post", "/proxies", json=wanted)
-            except ToxiproxyRefusal as error:
-                if error.status < 500:  # noqa: PLR2004 - a busy port is answered by 500
+            except ConfigError as error:
+                if error.details.get("status", 0) < 500:  # noqa: PLR2004 - a busy port is answered by 500
                     raise
                 refusal = error
             else:
@@ -101,11 +101,11 @@ class Toxiproxy:
         except (exceptions.ProxyExists, exceptions.NotFound, exceptions.InvalidToxic) as error:
             # The names say less than the text: any 409 is a ProxyExists, any 400 an InvalidToxic.
             status = {exceptions.ProxyExists: 409, exceptions.NotFound: 404}.get(type(error), 400)
-            raise ToxiproxyRefusal(status, error.args[0]) from error
+            raise _refusal(status, error.args[0]) from error
         except OSError as error:  # what the requests library raises are OSErrors
             raise ConfigError([f"Toxiproxy does not answer within {_CALL_S:g} s: {type(error).__name__}"]) from error
         if answer.status_code >= 400:  # noqa: PLR2004 - the consumer knows three of them only
-            raise ToxiproxyRefusal(answer.status_code, answer.content)
+            raise _refusal(answer.status_code, answer.content)
         return answer.json() if answer.content else None
 
     async def _is_up(self, process: Process) -> bool:
@@ -189,16 +189,15 @@ class Proxy:
         await self._server.call("delete", self._path)
 
 
-class ToxiproxyRefusal(ConfigError):
-    """Toxiproxy answered, but would not."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        try:
-            reason = json.loads(body)["error"]
-        except (ValueError, KeyError, TypeError):
-            reason = body.decode(errors="replace").strip()
-        super().__init__([f"Toxiproxy refuses: {reason}"])
-        self.status = status
+def _refusal(status: int, body: bytes) -> ConfigError:
+    """Return the error of a Toxiproxy that answered, but would not; its HTTP status stands in the details."""
+    try:
+        reason = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        reason = body.decode(errors="replace").strip()
+    error = ConfigError([f"Toxiproxy refuses: {reason}"])
+    error.details = {"status": status}
+    return error
 
 
 def find(binary: Path | None = None) -> Path:

@@ -34,7 +34,7 @@ SETTINGS = (
     *("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_read_only"),
     *("default_transaction_read_only", "transaction_isolation", "DateStyle", "IntervalStyle", "TimeZone"),
     *("bytea_output", "extra_float_digits", "jit", "standard_conforming_strings", "client_encoding", "search_path"),
-    *("row_security", "enable_seqscan"),
+    *("row_security", "enable_seqscan", "transaction_deferrable"),
 )
 OURS = f"SELECT name, setting FROM pg_settings WHERE name = ANY('{{{','.join(SETTINGS)}}}') ORDER BY name"
 TOOLS: Sequence[tuple[str, dict[str, Any]]] = (
@@ -155,7 +155,10 @@ async def test_a_warm_call_waits_for_the_database_so_often(
 async def test_limits_and_read_only_are_in_force_on_every_call(pooler: PgBouncer, own_databases: Pair) -> None:
     limits = Limits(statement_s=7.0, call_s=11.0, acquire_s=10.0)
     async with gateway_behind(pooler, own_databases, limits=limits) as gateway:
-        await sessions(pooler, own_databases.first, "SET search_path = 'billing'", "SET statement_timeout = 0")
+        await sessions(
+            *(pooler, own_databases.first, "SET search_path = 'billing'", "SET statement_timeout = 0"),
+            *("SET default_transaction_isolation = 'serializable'", "SET default_transaction_deferrable = on"),
+        )
         answers = await together(gateway, 20, "execute_query", query=OURS)
 
     for answer in answers:
@@ -167,6 +170,7 @@ async def test_limits_and_read_only_are_in_force_on_every_call(pooler: PgBouncer
             "transaction_read_only": "on",
             "default_transaction_read_only": "on",
             "transaction_isolation": "read committed",
+            "transaction_deferrable": "off",
             "DateStyle": "ISO, YMD",
             "IntervalStyle": "postgres",
             "TimeZone": "UTC",

@@ -56,8 +56,8 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
             }
         ),
     ),
-    ("one connection", frozenset({"connect", "posture", "query", "snapshot", "suggest"})),
-    ("many connections", frozenset({"pools"})),
+    ("one connection", frozenset({"connect", "posture", "query", "snapshot", "standing", "suggest"})),
+    ("many connections", frozenset({"backends", "hosts", "leases", "pools", "turns"})),
     ("the whole", frozenset({"app", "judging"})),
     (
         "tools",
@@ -83,6 +83,18 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
                 "check",
                 "demo",
                 "demo_data",
+                "demo_servers",
+                "drill",
+                "drill_load",
+                "drill_page",
+                "drill_probe",
+                "drill_records",
+                "drill_report",
+                "drill_scenarios",
+                "drill_table",
+                "drill_timeline",
+                "drill_verdict",
+                "drill_view",
                 "embedded",
                 "embedded_account",
                 "embedded_binaries",
@@ -92,17 +104,56 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
             }
         ),
     ),
-    ("roof", frozenset({"__main__", "cli", "display"})),
+    ("roof", frozenset({"__main__", "cli", "display", "drilling", "serving"})),
 )
 
 # Where one floor has an order of its own: who may import whom there, and why.
 INSIDE: dict[str, tuple[frozenset[str], str]] = {
+    "pools": (
+        frozenset({"backends", "hosts", "leases", "turns"}),
+        "a pool lends connections to the host that fits, one dial at a time, and ends what is left behind",
+    ),
+    "backends": (frozenset({"leases"}), "a lease says which backend it was"),
     "config_keys": (frozenset({"dsn"}), "an address is the value of a key"),
     "config": (frozenset({"config_draft"}), "a configuration is a draft without faults"),
     "sql_guard": (frozenset({"sql_verdicts"}), "the guard walks the statement, the verdicts judge its parts"),
     "app": (frozenset({"judging"}), "judging is a step of the path that every read takes"),
     "tools": (frozenset(f"tools.{path.stem}" for path in (PACKAGE / "tools").glob("*.py")), "the list of the tools"),
-    "demo": (frozenset({"demo_data", "embedded"}), "the demo starts servers and loads them"),
+    "demo": (frozenset({"demo_data", "demo_servers"}), "the demo serves databases of its own"),
+    "demo_servers": (frozenset({"demo_data", "embedded"}), "servers are started and loaded"),
+    "drill": (
+        frozenset(
+            {
+                "drill_load",
+                "drill_probe",
+                "drill_records",
+                "drill_report",
+                "drill_scenarios",
+                "drill_verdict",
+                "embedded",
+                "toxiproxy",
+            }
+        ),
+        "a drill puts a load, a probe and faults together, and has what was recorded judged",
+    ),
+    "drill_load": (frozenset({"drill_records"}), "each call is recorded"),
+    "drill_page": (
+        frozenset({"drill_records", "drill_report", "drill_table", "drill_timeline"}),
+        "a page is a table and a timeline of each scenario",
+    ),
+    "drill_probe": (frozenset({"drill_records"}), "each try is recorded"),
+    "drill_report": (frozenset({"drill_records"}), "a report keeps the recordings"),
+    "drill_scenarios": (frozenset({"embedded", "toxiproxy"}), "faults are a proxy's, or those of a server of our own"),
+    "drill_table": (frozenset({"drill_report"}), "a table of verdicts"),
+    "drill_timeline": (
+        frozenset({"drill_records", "drill_report", "drill_verdict"}),
+        "a picture of a recording, its losses marked",
+    ),
+    "drill_verdict": (frozenset({"drill_records", "drill_report"}), "a verdict is about a recording"),
+    "drill_view": (
+        frozenset({"drill", "drill_records", "drill_report", "drill_scenarios", "drill_table", "drill_verdict"}),
+        "a drill is watched while it runs",
+    ),
     "demo_data": (frozenset({"embedded"}), "data is loaded into a server"),
     "embedded": (
         frozenset({"embedded_account", "embedded_binaries", "embedded_guardian", "embedded_process"}),
@@ -114,7 +165,8 @@ INSIDE: dict[str, tuple[frozenset[str], str]] = {
         "a process has an account and a guardian",
     ),
     "toxiproxy": (frozenset({"embedded_process"}), "its server is a process that ends with us"),
-    "cli": (frozenset({"display"}), "commands show what they found"),
+    "cli": (frozenset({"display", "drilling", "serving"}), "commands run, and show what they found"),
+    "drilling": (frozenset({"display", "serving"}), "a drill settles as `serve` does, and its errors are shown"),
     "__main__": (frozenset({"cli"}), "`python -m gateway` is the command"),
     **{
         f"tools.{path.stem}": (frozenset({"tools.base"}), "a tool is what base.py says")

@@ -157,6 +157,7 @@ def test_what_a_dial_raises_becomes_ours(cause: BaseException, kind: type[Gatewa
         ("pgbouncer cannot connect to server", "unavailable", "always"),
         ("client_login_timeout (server down)", "unavailable", "always"),
         ("client_idle_timeout", "unavailable", "always"),
+        ("invalid server parameter", "unavailable", "always"),
         ("server conn crashed?", "unavailable", "once"),
         ("query timeout", "timeout", "never"),
         ("invalid frontend message type 1", "unavailable", "never"),
@@ -172,6 +173,11 @@ def test_a_poolers_words_decide_what_its_one_code_means(words: str, code: str, r
 def test_what_a_pooler_said_before_it_hung_up_is_told(words: str) -> None:
     error = from_statement(killed(said("08P01", words)), profile="p")
     assert error.message == f"the pooler says: {words}"
+
+
+def test_words_that_nobody_knows_are_worth_one_more_try_when_they_were_the_last() -> None:
+    error = from_statement(killed(said("08P01", "broken server packet")), profile="p")
+    assert (type(error), error.repeat) == (Unavailable, "once")
 
 
 @pytest.mark.parametrize("sqlstate", ["08000", "08001", "08003", "08004", "08006"])
