@@ -20,7 +20,7 @@ from gateway.errors import AuthFailed, Unavailable
 from gateway.hosts import DialOne, Watch, dial_target
 from gateway.pools import ProfilePool
 from gateway.profiles import Endpoint, Limits, PoolSettings, Profile, Target, Tls
-from tests.faults.test_outages import under_load
+from tests.faults.load import under_load
 from tests.support.gateway import call, config_of
 from tests.support.pgbouncer import PgBouncer
 from tests.support.polling import until

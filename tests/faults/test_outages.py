@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,19 +12,11 @@ from gateway.embedded import EmbeddedServer
 from gateway.errors import GatewayError, Unavailable
 from gateway.observe import CallRecord, Record
 from gateway.profiles import Endpoint, Limits, PoolSettings, Profile, Tls
+from tests.faults.load import under_load
 from tests.support.gateway import call, config_of
 from tests.support.polling import until
 
 pytestmark = pytest.mark.anyio
-
-
-@dataclass
-class Load:
-    """What a steady load of reads has seen."""
-
-    answered: int = 0
-    lost: list[GatewayError] = field(default_factory=list)
-    longest_s: float = 0.0
 
 
 def profile_for(server: EmbeddedServer, name: str, **limits: float) -> Profile:
@@ -46,35 +36,6 @@ def profile_for(server: EmbeddedServer, name: str, **limits: float) -> Profile:
 async def pair() -> AsyncIterator[tuple[EmbeddedServer, EmbeddedServer]]:
     async with EmbeddedServer.create() as one, EmbeddedServer.create() as other:
         yield one, other
-
-
-async def under_load(
-    gateway: Gateway, profile: str, disturb: Callable[[], Awaitable[None]], *, callers: int = 4
-) -> Load:
-    """Read in a closed loop while `disturb` runs, and until an answer has come after it."""
-    load = Load()
-    disturbed = asyncio.Event()
-
-    async def read() -> None:
-        while not disturbed.is_set():
-            started = time.monotonic()
-            try:
-                await call(
-                    gateway, "execute_query", query="SELECT count(*) FROM generate_series(1, 5000)", profile=profile
-                )
-                load.answered += 1
-            except GatewayError as error:
-                load.lost.append(error)
-            load.longest_s = max(load.longest_s, time.monotonic() - started)
-
-    readers = [asyncio.create_task(read()) for _ in range(callers)]
-    assert await until(lambda: load.answered > callers)
-    await disturb()
-    seen = load.answered
-    assert await until(lambda: load.answered > seen + callers)
-    disturbed.set()
-    await asyncio.gather(*readers)
-    return load
 
 
 async def test_a_fast_restart_loses_no_read(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.errors import GatewayError, Unavailable
 from gateway.profiles import Limits
-from tests.faults.test_outages import under_load
+from tests.faults.load import under_load
 from tests.support.gateway import call
 from tests.support.pgbouncer import PgBouncer, gateway_behind
 from tests.support.polling import until
