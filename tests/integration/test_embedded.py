@@ -30,6 +30,7 @@ from gateway.embedded_account import choose_account, choose_folder
 from gateway.embedded_binaries import Binaries, find_binaries
 from gateway.embedded_guardian import family
 from gateway.errors import ConfigError
+from tests.support.missing import missing
 from tests.support.polling import until
 from tests.support.postgres import certificate, chosen_binaries, quick_folder
 
@@ -64,9 +65,7 @@ def binaries(request: pytest.FixtureRequest) -> Binaries:
     try:
         return find_binaries(request.param)
     except ConfigError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(error.message)
+        missing(error.message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

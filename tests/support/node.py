@@ -14,9 +14,8 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
+from tests.support.missing import missing
 
 INSPECTOR = "@modelcontextprotocol/inspector@2.12.0"
 CONFORMANCE = "@modelcontextprotocol/conformance@0.1.13"  # the last one that runs on Node 20
@@ -88,7 +87,7 @@ def package(name: str, *, newer: bool = False) -> Package:
     """
     found = [node for node in (system_node(), wheel_node()) if node and node.major >= (NEWER if newer else OLDEST)]
     if not found:
-        _missing(
+        missing(
             f"{name} needs Node {NEWER} or later: `scripts/test --all` installs one"
             if newer
             else f"{name} needs Node {OLDEST} or later"
@@ -96,16 +95,10 @@ def package(name: str, *, newer: bool = False) -> Package:
     try:
         installed = _npx(found[0], name, "--help", environ={}, within_s=_INSTALL_S)
     except subprocess.TimeoutExpired:
-        _missing(f"npx did not install {name} within {_INSTALL_S:g} s")
+        missing(f"npx did not install {name} within {_INSTALL_S:g} s")
     if installed.returncode != 0:
-        _missing(f"npx cannot run {name}: {installed.stderr[-500:]}")
+        missing(f"npx cannot run {name}: {installed.stderr[-500:]}")
     return Package(node=found[0], name=name)
-
-
-def _missing(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def _node(program: Path, *npx: str) -> Node | None:
