@@ -1,29 +1,24 @@
-"""The commands. Logging goes to stderr; the only place that ends the process.
+"""The commands and their options; the only place that ends the process.
 
-What a command needs is imported when it runs: `serve` must answer before anything else is loaded. Past 400 lines
-because the words of every option stand beside the command that takes it.
+What a command needs is imported when it runs: `serve` must answer before anything else is loaded.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
-import logging
 import os
-import signal
+import shlex
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from gateway import __version__
+from gateway.serving import FAILED, MISUSED, run, serve_over_http, serve_over_stdio, start_logging
 
 if TYPE_CHECKING:
     from gateway.config import Config
-    from gateway.errors import GatewayError
 
 app = typer.Typer(
     name="pg-gateway",
@@ -45,43 +40,6 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _DEFAULT_ADDRESS: Final = "127.0.0.1:8765"
-_BACKLOG: Final = 2048
-_LAST_ANSWERS_S: Final = 5
-_SHOWN_CHARS: Final = 100
-_FAILED: Final = 1
-_MISUSED: Final = 2
-_STOPPED: Final = 128
-
-
-def _start_logging(level: str) -> None:
-    from gateway.redact import RedactingFilter
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    handler.addFilter(RedactingFilter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-
-
-def _pointer(text: str, position: int) -> str:
-    """Return the line of `text` at this character, counted from 1, and a mark below it."""
-    start = text.rfind("\n", 0, position - 1) + 1
-    end = text.find("\n", position - 1)
-    line = text[start : end if end >= 0 else None]
-    column = position - 1 - start
-    first = max(0, column - _SHOWN_CHARS // 2)
-    return f"    {line[first : first + _SHOWN_CHARS]}\n    {' ' * (column - first)}^"
-
-
-def _explain(error: GatewayError, *, statement: str = "") -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text(f"{error.code}: ", style="bold red") + Text(error.message))
-    if error.position is not None and error.position <= len(statement):
-        console.print(Text(_pointer(statement, error.position)))
-    if error.hint:
-        console.print(Text(f"  {error.hint}", style="dim"))
 
 
 def _config(path: Path | None) -> Config:
@@ -93,48 +51,21 @@ def _config(path: Path | None) -> Config:
     try:
         return load_config(path, os.environ, cwd=Path.cwd(), user_config_dir=user_config_path("pg-gateway"))
     except ConfigError as error:
-        _explain(error)
-        raise typer.Exit(_MISUSED) from None
+        from gateway.display import explain
+
+        explain(error)
+        raise typer.Exit(MISUSED) from None
 
 
-def _on_signals(react: Callable[[], object], *numbers: signal.Signals) -> None:
-    """Let these signals ask for an orderly end instead of cutting the process off."""
-    loop = asyncio.get_running_loop()
-    for number in numbers:
-        # Windows has no such thing; Ctrl-C raises KeyboardInterrupt there.
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, react)
+def _check_names(names: Sequence[str], loaded: Config) -> None:
+    unknown = [name for name in names if name not in loaded.profiles]
+    if unknown:
+        typer.echo(f"no profile named {unknown[0]!r}; use one of: {', '.join(loaded.profiles)}", err=True)
+        raise typer.Exit(MISUSED)
 
 
 def _run(work: Coroutine[Any, Any, int], *, settles: bool = False) -> None:
-    """Run a command to its exit code, on uvloop where there is one.
-
-    settles: the command turns the garbage collector on by itself, once all that lives long is made.
-    """
-    if not settles:
-        gc.enable()
-    try:
-        import uvloop
-    except ImportError:
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-
-    async def stoppable() -> int:
-        # What must be cleaned up is cleaned up when SIGTERM comes, too.
-        task = asyncio.current_task()
-        if task is not None:
-            _on_signals(task.cancel, signal.SIGTERM)
-        return await work
-
-    with asyncio.Runner(loop_factory=factory) as runner:
-        try:
-            code = runner.run(stoppable())
-        except KeyboardInterrupt:
-            code = _STOPPED + signal.SIGINT
-        except asyncio.CancelledError:
-            code = _STOPPED + signal.SIGTERM
-    raise typer.Exit(code)
+    raise typer.Exit(run(work, settles=settles))
 
 
 def _version(asked: bool) -> None:
@@ -190,24 +121,24 @@ def serve(
     """
     from gateway.config_keys import written
 
-    _start_logging(log_level)
+    start_logging(log_level)
     if http is not None:
         # The operator's address is checked before the configuration is read.
         host, port = _address(http)
         token = written(os.environ, "PG_GATEWAY_TOKEN")
         _check_exposure(host, token=token, insecure=insecure)
         _run(
-            _serve_http(_config(config), host=host, port=port, token=token, allowed_hosts=allowed_host or []),
+            serve_over_http(_config(config), host=host, port=port, token=token, allowed_hosts=allowed_host or []),
             settles=True,
         )
-    _run(_serve_stdio(_config(config)), settles=True)
+    _run(serve_over_stdio(_config(config)), settles=True)
 
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the highest port
         typer.echo(f"--http {text}: give HOST:PORT, such as {_DEFAULT_ADDRESS}", err=True)
-        raise typer.Exit(_MISUSED)
+        raise typer.Exit(MISUSED)
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
@@ -221,83 +152,7 @@ def _check_exposure(host: str, *, token: str | None, insecure: bool) -> None:
         "have to send, or say --insecure if something else guards it.",
         err=True,
     )
-    raise typer.Exit(_MISUSED)
-
-
-def _settle() -> None:
-    """Spare the collector what lives as long as the process; results are large and have no cycles."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    gc.enable()
-
-
-def _warn(config: Config) -> None:
-    for warning in config.warnings:
-        logging.getLogger("gateway.config").warning("%s", warning)
-
-
-async def _serve_stdio(config: Config) -> int:
-    from gateway.app import Gateway
-    from gateway.observe import log_record
-    from gateway.server import build_server
-    from gateway.transports import serve_stdio
-
-    _warn(config)
-    async with Gateway(config, environ=os.environ, observers=[log_record]) as gateway:
-        server, plain = build_server(gateway, finished=True), build_server(gateway, finished=False)
-        _settle()
-        logging.getLogger("gateway").info("serving MCP on stdin and stdout")
-        serving = asyncio.create_task(serve_stdio(server, plain))
-        _on_signals(serving.cancel, signal.SIGTERM, signal.SIGINT)
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
-    return 0
-
-
-async def _serve_http(config: Config, *, host: str, port: int, token: str | None, allowed_hosts: list[str]) -> int:
-    import socket
-
-    import uvicorn
-
-    from gateway.app import Gateway
-    from gateway.http import build_http_app
-    from gateway.observe import log_record
-    from gateway.server import build_server
-
-    _warn(config)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        typer.echo(f"--http {_shown(host, port)}: cannot listen there: {error.strerror}", err=True)
-        return _FAILED
-    async with Gateway(config, environ=os.environ, observers=[log_record]) as gateway:
-        web = build_http_app(build_server(gateway, finished=True), host=host, token=token, allowed_hosts=allowed_hosts)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                web,
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=_LAST_ANSWERS_S,
-            )
-        )
-        # uvicorn's own handlers would end the process before the pools are closed.
-        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign] # uvicorn has no setting for it
-        _on_signals(lambda: server.handle_exit(signal.SIGINT, None), signal.SIGTERM, signal.SIGINT)
-        logging.getLogger("gateway").info("serving MCP at http://%s/mcp", _shown(*listener.getsockname()[:2]))
-        _settle()
-        await server.serve(sockets=[listener])
-    return 0
-
-
-def _shown(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    raise typer.Exit(MISUSED)
 
 
 @app.command(short_help="List the profiles.")
@@ -334,10 +189,7 @@ def check(
     from gateway.display import show_check
 
     loaded = _config(config)
-    unknown = [name for name in names or [] if name not in loaded.profiles]
-    if unknown:
-        typer.echo(f"no profile named {unknown[0]!r}; use one of: {', '.join(loaded.profiles)}", err=True)
-        raise typer.Exit(_MISUSED)
+    _check_names(names or [], loaded)
     chosen = [loaded.profiles[name] for name in names or loaded.profiles]
     _run(show_check(chosen, environ=os.environ, as_json=as_json, timeout_s=timeout, with_sql=sql))
 
@@ -363,7 +215,7 @@ def query(
     """
     from gateway.display import show_query
 
-    _start_logging("error")
+    start_logging("error")
     if sql == "-":
         sql = sys.stdin.read()
     _run(_query(_config(config), sql, profile=profile, form=format_, limit=limit, show=show_query))
@@ -371,6 +223,7 @@ def query(
 
 async def _query(config: Config, sql: str, *, profile: str | None, form: str, limit: int, show: Any) -> int:
     from gateway.app import Gateway
+    from gateway.display import explain
     from gateway.errors import GatewayError
     from gateway.tools import TOOLS
 
@@ -385,8 +238,8 @@ async def _query(config: Config, sql: str, *, profile: str | None, form: str, li
 
                 typer.echo(to_json({"error": error.to_dict()}).decode())
             else:
-                _explain(error, statement=sql)
-            return _FAILED
+                explain(error, statement=sql)
+            return FAILED
     show(answer, form=form)
     return 0
 
@@ -406,7 +259,7 @@ def explain_guard(
     Without a profile it judges offline, by the functions that PostgreSQL brings along. The exit code is 1 when the text
     is refused.
     """
-    _start_logging("error")
+    start_logging("error")
     if sql == "-":
         sql = sys.stdin.read()
     _run(_explain_guard(sql, profile=profile, config=config, as_json=as_json))
@@ -415,7 +268,7 @@ def explain_guard(
 async def _explain_guard(sql: str, *, profile: str | None, config: Path | None, as_json: bool) -> int:
     from gateway.app import Gateway
     from gateway.config import Config
-    from gateway.display import show_verdict
+    from gateway.display import explain, show_verdict
     from gateway.errors import GatewayError
     from gateway.profiles import Endpoint, Profile
 
@@ -428,8 +281,8 @@ async def _explain_guard(sql: str, *, profile: str | None, config: Path | None, 
         try:
             verdict = await gateway.explain(sql, gateway.resolve(profile), offline=profile is None)
         except GatewayError as error:
-            _explain(error)
-            return _FAILED
+            explain(error)
+            return FAILED
     show_verdict(verdict, as_json=as_json)
     return int(verdict["verdict"] != "allowed")
 
@@ -453,9 +306,76 @@ def demo(
     host, port = _address(http)
     if not is_loopback(host):
         typer.echo(f"--http {host}: the demo serves this machine only", err=True)
-        raise typer.Exit(_MISUSED)
-    _start_logging("warning")
+        raise typer.Exit(MISUSED)
+    start_logging("warning")
     _run(run_demo(host=host, port=port, once=once))
+
+
+@app.command(short_help="Break the network before a database and see what is lost.")
+def drill(  # noqa: PLR0917 - typer reads the options from the signature
+    profile: Annotated[
+        str | None, typer.Argument(metavar="PROFILE", help="The profile to drill. Left out: the active one.")
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Drill throw-away servers instead; no profiles.toml is read.")
+    ] = False,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scenario", "-s", metavar="NAME", help="A scenario to walk through; repeatable. Left out: all of them."
+        ),
+    ] = None,
+    callers: Annotated[int, typer.Option(metavar="N", help="How many read at once, 1 to 100.", min=1, max=100)] = 4,
+    seconds: Annotated[
+        float,
+        typer.Option(metavar="S", help="Seconds of each phase (calm, fault, recovery), 0.5 to 600.", min=0.5, max=600),
+    ] = 5.0,
+    call_seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="The time of a call, 1 to 600. Left out: the profile's limits.call_s, and 10 with --demo.",
+            min=1,
+            max=600,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write one page with a timeline of each scenario there, too."),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the scenarios and end.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Break the network between a gateway and a database in every way, under load, and report what came of it.
+
+    The database itself is not touched: a proxy of the drill's own stands before it, and the reads use no table.
+    With --demo its servers are restarted and crashed, too. It needs Toxiproxy.
+
+    The exit code is 1 when a promise was broken. Ctrl-C ends it in order and reports what was done by then.
+    """
+    from gateway import drilling
+    from gateway.display import explain
+    from gateway.errors import InvalidArguments
+
+    if listed:
+        drilling.list_scenarios(as_json=as_json)
+        return
+    try:
+        scenarios = drilling.choose_scenarios(scenario or (), own_server=demo)
+        drilling.check_writable(html)
+    except InvalidArguments as error:
+        explain(error)
+        raise typer.Exit(MISUSED) from None
+    command = shlex.join(["pg-gateway", *sys.argv[1:]])
+    wishes = drilling.Wishes(scenarios, callers, seconds, call_seconds, as_json, html, command)
+    start_logging("error")
+    if demo:
+        _run(drilling.drill_demo(wishes), settles=True)
+    loaded = _config(config)
+    name = profile or loaded.default
+    _check_names([name], loaded)
+    _run(drilling.drill_profile(loaded, name, wishes, environ=os.environ), settles=True)
 
 
 def main() -> None:

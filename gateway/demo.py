@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import secrets
 import socket
 import sys
 import tempfile
@@ -19,7 +18,6 @@ from typing import Any, Final
 
 import httpx2
 import orjson
-import tomli_w
 import uvicorn
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
@@ -30,9 +28,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.app import Gateway
-from gateway.config import Config, load_config
-from gateway.demo_data import DATABASES, READER, Environment, load_demo
-from gateway.embedded import EmbeddedServer
+from gateway.config import Config
+from gateway.demo_data import Environment
+from gateway.demo_servers import demo_servers
 from gateway.http import build_http_app
 from gateway.server import build_server
 
@@ -56,44 +54,15 @@ _CALLS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 
 @contextlib.asynccontextmanager
 async def _databases(console: Console, folder: Path) -> AsyncIterator[Config]:
-    """Start the three servers side by side, load them, and yield the configuration that reads them."""
-    password = secrets.token_urlsafe(18)
+    """Start the three servers and yield the configuration that reads them, telling how long it took."""
     started = time.monotonic()
-
     async with contextlib.AsyncExitStack() as stack:
-        servers: dict[Environment, EmbeddedServer] = {}
-
-        async def start(environment: Environment) -> None:
-            server = await stack.enter_async_context(EmbeddedServer.create())
-            servers[environment] = server
-            await load_demo(server, environment, reader_password=password)
-
         with console.status("starting three PostgreSQL servers and loading a web shop into each …"):
-            for environment in _ENVIRONMENTS:
-                await start(environment)
-        profiles = {
-            environment: {
-                "host": server.host,
-                "port": server.port,
-                "database": DATABASES[environment].name,
-                "user": READER,
-                "password": f"file:{folder / 'password'}",
-                "ssl_mode": "disable",
-                "description": f"demo web shop, {environment}",
-                "production": environment == "azure_prod",
-            }
-            for environment, server in servers.items()
-        }
-        secret = folder / "password"
-        secret.touch(mode=0o600)
-        secret.write_text(password, encoding="utf-8")
-        file = folder / "profiles.toml"
-        file.write_text(tomli_w.dumps({"default": "local", "profiles": profiles}), encoding="utf-8")
+            demo = await stack.enter_async_context(demo_servers(folder, _ENVIRONMENTS))
         seconds = time.monotonic() - started
-        version = servers["local"].major_version
+        version = demo.servers["local"].major_version
         console.print(f"Three PostgreSQL {version} servers with a web shop each are up, after {seconds:.1f} s.")
-        # An operator's environment must not redirect the demo to a real database.
-        yield load_config(file, {}, cwd=folder, user_config_dir=folder)
+        yield demo.config
 
 
 @contextlib.asynccontextmanager

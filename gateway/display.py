@@ -14,15 +14,37 @@ from rich.text import Text
 
 from gateway.check import Hop, check_profile
 from gateway.config import Config
+from gateway.errors import GatewayError
 from gateway.posture import least_privilege_sql
 from gateway.profiles import Profile
 from gateway.results import to_json
 
+_SHOWN_CHARS = 100
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "failed": ("✗", "red")}
 
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def _pointer(text: str, position: int) -> str:
+    """Return the line of `text` at this character, counted from 1, and a mark below it."""
+    start = text.rfind("\n", 0, position - 1) + 1
+    end = text.find("\n", position - 1)
+    line = text[start : end if end >= 0 else None]
+    column = position - 1 - start
+    first = max(0, column - _SHOWN_CHARS // 2)
+    return f"    {line[first : first + _SHOWN_CHARS]}\n    {' ' * (column - first)}^"
+
+
+def explain(error: GatewayError, *, statement: str = "") -> None:
+    """Print an error to stderr, with its place in the statement and what to do."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text(f"{error.code}: ", style="bold red") + Text(error.message))
+    if error.position is not None and error.position <= len(statement):
+        console.print(Text(_pointer(statement, error.position)))
+    if error.hint:
+        console.print(Text(f"  {error.hint}", style="dim"))
 
 
 def _auth(profile: Profile) -> str:

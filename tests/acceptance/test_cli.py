@@ -17,7 +17,7 @@ from tests.support.processes import command, environment, run, run_program
 
 pytestmark = pytest.mark.anyio
 
-COMMANDS = ["serve", "profiles", "check", "query", "demo"]
+COMMANDS = ["serve", "profiles", "check", "query", "demo", "drill"]
 
 
 @pytest.fixture
