@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-import orjson
-
 from gateway.breaker import Breaker
+from gateway.calls import Call, nothing_came, say_what_was_waited_for
 from gateway.config import Config
-from gateway.connect import GatewayConnection
 from gateway.deadline import Deadline, Stages
 from gateway.dial_loop import LookUp, look_up
 from gateway.errors import (
-    CallTimeout,
     GatewayError,
     InternalError,
     InvalidArguments,
-    Unavailable,
     UnknownProfile,
 )
-from gateway.judging import Judging, ProfileState
+from gateway.judging import Judging
 from gateway.observe import CallRecord, Observer, Record, notify
 from gateway.pg_errors import from_statement
-from gateway.policy import check_rows
 from gateway.pools import Pools, PoolStats
 from gateway.profiles import Profile
-from gateway.progress import Tell, Waiting
-from gateway.query import Bounds, select_page, text_page
-from gateway.results import ResultPage
+from gateway.progress import Tell
+from gateway.reading import Reading
 from gateway.retry import Retry
-from gateway.session import begin_read_only
 from gateway.sql_guard import Judged, judge
-from gateway.suggest import with_near_names
 
 logger = logging.getLogger(__name__)
 
@@ -49,158 +40,6 @@ T = TypeVar("T")
 _DIAL_S: Final = 5.0
 # Slower than this, a call that was tried again says so in its answer.
 _NOTICED_S: Final = 1.0
-_LAST_WORD_S: Final = 0.5
-_SILENT_HINT: Final = (
-    "The server has not even said that it took too long: it, or the network, is slow or silent. Try again; "
-    "`pg-gateway check` tries each step."
-)
-
-
-@dataclass(slots=True)
-class Reading:
-    """One call's hold on a profile: what a tool reads through."""
-
-    judging: Judging
-    profile: Profile
-    deadline: Deadline
-    record: CallRecord
-    connection: GatewayConnection
-    state: ProfileState
-    # When the server will have ended the statement by itself.
-    ended_by: float = math.inf
-
-    async def catalogue(self, sql: str, *arguments: Any) -> Any:
-        """Return what one of our own statements answers, parsed from JSON. One round trip when warm."""
-        is_shadowed = self.state.snapshot is not None and self.state.snapshot.shadowed_path is not None
-        if is_shadowed or self.profile.is_pooled:
-            await self.begin()
-        else:
-            self.ended_by = time.monotonic() + self.profile.limits.statement_s
-        text = await self.connection.fetchval(sql, *arguments)
-        if text is None:
-            return None
-        self.record.answer_bytes = len(text)
-        return orjson.loads(text)
-
-    async def begin(self, *, at_most_s: float | None = None) -> None:
-        """Open the read-only transaction for the statement to come, of `at_most_s`; ends one that is open."""
-        snapshot, left_s = self.state.snapshot, self.deadline.left()
-        # A little less than the caller has: the server's word that it took too long is still heard.
-        left_s -= min(_LAST_WORD_S, left_s / 10)
-        statement_s = min(left_s, self.profile.limits.statement_s, at_most_s or left_s)
-        self.ended_by = time.monotonic() + statement_s
-        await begin_read_only(
-            self.connection,
-            self.profile,
-            statement_s=statement_s,
-            search_path=None if snapshot is None else snapshot.shadowed_path,
-        )
-
-    def bounds(self, rows: int) -> Bounds:
-        """Return the bounds of a page of `rows` rows at most."""
-        limits = self.profile.limits
-        return Bounds(rows=min(rows, limits.rows), cell_bytes=limits.cell_kb * 1024, page_bytes=limits.page_kb * 1024)
-
-    async def select(
-        self,
-        statement: str,
-        arguments: Sequence[Any],
-        *,
-        rows: int,
-        reads_star: bool = False,
-        key: tuple[int, ...] = (),
-    ) -> ResultPage:
-        """Return a page of a SELECT that is known to be one."""
-        await self.begin()
-        page = await select_page(
-            self.connection,
-            statement,
-            arguments,
-            bounds=self.bounds(rows),
-            known=self.state.types,
-            reads_star=reads_star,
-            begin=self.begin,
-            key=key,
-        )
-        return self._noted(page)
-
-    def _noted(self, page: ResultPage) -> ResultPage:
-        """Write in the call's record what the page holds."""
-        self.record.rows, self.record.truncated = page.row_count, page.truncated_by is not None
-        self.record.answer_bytes = len(page.rows)
-        return page
-
-    async def caller_statement(self, query: str, arguments: Sequence[Any], *, rows: int) -> ResultPage:
-        """Judge a caller's statement and return its page."""
-        check_rows(self.profile, rows)
-        judged = await self.judging.judge(query, self.profile, self.connection)
-        if judged.param_count > len(arguments):
-            raise InvalidArguments(
-                f"the query uses ${judged.param_count} but `params` has {len(arguments)} values",
-                hint="Give `params` one value for each of $1, $2, …",
-            )
-        try:
-            if judged.kind == "select":
-                return await self.select(judged.sql, arguments, rows=rows, reads_star=judged.reads_star)
-            await self.begin()
-            return self._noted(await text_page(self.connection, judged.sql, arguments, bounds=self.bounds(rows)))
-        except Exception as error:
-            ours = from_statement(error, profile=self.profile.name, offset=judged.offset)
-            await with_near_names(
-                ours,
-                self.connection,
-                judged.relations,
-                begin=self.begin,
-                deadline=self.deadline,
-                schemas=self.profile.schemas,
-            )
-            raise ours from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What all tries of one call share."""
-
-    profile: Profile
-    state: ProfileState
-    record: CallRecord
-    deadline: Deadline
-    stages: Stages
-
-    def waiting(self, retry: Retry | None = None, error: GatewayError | None = None) -> Waiting:
-        """Return where the call stands, for a caller who asked; `retry` is about to try again because of `error`."""
-        now = Waiting(profile=self.profile.name, deadline=self.deadline, stages=self.stages)
-        if retry is None or error is None:
-            return now
-        until = Deadline.after(retry.time_left(error))
-        return replace(now, retries=retry.retries, why=error.message, tried_until=until)
-
-
-def _say_what_was_waited_for(error: GatewayError, stages: Stages, retry: Retry) -> None:
-    """Add to an error that came from waiting what was waited for at last, how long, and how often it was tried."""
-    if error.code not in ("timeout", "unavailable", "busy"):
-        return
-    stages.enter(stages.now)
-    error.details = {"waited_for": stages.now, "waited_s": round(stages.spent[stages.now], 1), **error.details}
-    if retry.retries:
-        error.message += f" (tried {retry.retries + 1} times in {sum(stages.spent.values()):.1f} s)"
-
-
-def _nothing_came(call: _Call, *, is_over: bool, ended_by: float) -> GatewayError:
-    """Return the error of a statement whose answer did not come.
-
-    is_over: the call's time is up; else the driver has given the connection up, and there is time for another. A
-    server ends by itself, and says so, what runs for longer than it may: when it has not, the query is not to blame.
-    """
-    name = call.profile.name
-    if not is_over:
-        return Unavailable("nothing came back from the database", hint=_SILENT_HINT, profile=name, repeat="always")
-    is_silent = time.monotonic() >= ended_by
-    return CallTimeout(
-        f"the database did not answer within {call.deadline.budget_s:g} s: {call.stages.told()}",
-        hint=_SILENT_HINT if is_silent else "The database or the network is slow: try again, or ask for less.",
-        profile=name,
-    )
 
 
 class Gateway:
@@ -308,7 +147,7 @@ class Gateway:
         self, profile: Profile, record: CallRecord, work: Callable[[Reading], Awaitable[T]], tell: Tell | None
     ) -> T:
         """Try within one deadline for as long as a lost connection may come back; tell the breaker how it went."""
-        call = _Call(profile, self._judging.state(profile), record, Deadline.after(profile.limits.call_s), Stages())
+        call = Call(profile, self._judging.state(profile), record, Deadline.after(profile.limits.call_s), Stages())
         breaker = self._breakers.setdefault(profile.name, Breaker(profile.name))
         is_probe = breaker.admit()
         if tell is not None:
@@ -326,6 +165,7 @@ class Gateway:
 
         def again(error: GatewayError) -> None:
             record.retries = retry.retries
+            call.lost(error, began=began)
             if tell is not None:
                 tell(call.waiting(retry, error))
             logger.info("profile=%s tool=%s is tried again: %s", profile.name, record.tool, error.message)
@@ -333,17 +173,18 @@ class Gateway:
         async def attempt() -> T:
             nonlocal began
             began = time.monotonic()
-            return await self._attempt(call, work, brief=is_probe)
+            return await self._attempt(call, retry, work, brief=is_probe)
 
         try:
             answer = await retry.run(attempt, before_retry=again)
         except GatewayError as error:
-            _say_what_was_waited_for(error, call.stages, retry)
+            say_what_was_waited_for(error, call.stages, retry)
             if error.repeat == "never" or call.stages.now == "statement":
                 # The database was reached, or the call was refused before: nothing against the connection.
                 breaker.released(is_probe=is_probe)
             else:
                 breaker.failed(error, is_probe=is_probe)
+                error.details["retry_after_s"] = breaker.retry_after_s()
             raise
         except BaseException:
             breaker.released(is_probe=is_probe)
@@ -351,7 +192,7 @@ class Gateway:
         breaker.succeeded()
         return answer
 
-    async def _attempt(self, call: _Call, work: Callable[[Reading], Awaitable[T]], *, brief: bool) -> T:
+    async def _attempt(self, call: Call, retry: Retry, work: Callable[[Reading], Awaitable[T]], *, brief: bool) -> T:
         profile, deadline, stages, record = call.profile, call.deadline, call.stages, call.record
         started = time.monotonic()
         try:
@@ -363,10 +204,11 @@ class Gateway:
                 reading.ended_by = time.monotonic() + profile.limits.statement_s
                 try:
                     async with deadline.scope() as scope:
+                        await call.rule_out_a_crash(connection, retry)
                         await self._judging.ready(profile, call.state, connection)
                         return await work(reading)
                 except TimeoutError as error:
-                    raise _nothing_came(call, is_over=scope.expired(), ended_by=reading.ended_by) from error
+                    raise nothing_came(call, is_over=scope.expired(), ended_by=reading.ended_by) from error
         except GatewayError:
             raise
         except Exception as error:

@@ -58,15 +58,19 @@ class Breaker:
             self._next_probe = now + PROBE_EVERY_S
             self._probes += 1
             return True
-        wait_s = max(0.0, self._next_probe - now)
+        wait_s = self.retry_after_s()
         since = datetime.fromtimestamp(self._since, UTC).strftime("%H:%M:%SZ")
         when = f"{'a try is under way, ' if self._probes else ''}the next try is in {wait_s:.1f} s"
         raise Unavailable(
             f"profile {self.profile} has been unreachable since {since}: {self._why.message}; {when}",
             hint=self._why.hint,
             profile=self.profile,
-            details={"retry_after_s": round(wait_s, 1)},
+            details={"retry_after_s": wait_s},
         )
+
+    def retry_after_s(self) -> float:
+        """Return in how many seconds the next probe is let through, to a tenth."""
+        return round(max(0.0, self._next_probe - self.clock()), 1)
 
     def succeeded(self) -> None:
         """Take note that the database answered: the breaker closes."""

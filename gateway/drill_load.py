@@ -77,9 +77,10 @@ class Load:
                 outcome, self._is_open = OK, False
             except GatewayError as error:
                 outcome, message = error.code, error.message
-                # Only the breaker knows when the next try is. The one call that it lets through meanwhile is not tried
-                # again, and fares no better than the others.
-                turned_away = "retry_after_s" in error.details or (was_open and not retried_s)
+                # Whom the breaker turns away has waited for nothing. The one call that it lets through meanwhile is not
+                # tried again, and fares no better than the others.
+                is_refused = "retry_after_s" in error.details and "waited_for" not in error.details
+                turned_away = is_refused or (was_open and not retried_s)
                 self._is_open = self._is_open or turned_away
             finally:
                 recording.calls.append(

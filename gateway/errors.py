@@ -25,8 +25,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-# Whether the same read may be tried again inside its deadline: never, at most once more, for as long as there is time.
-Repeat = Literal["never", "once", "always"]
+# Whether the same read may be tried again inside its deadline: never, at most once more, for as long as there is time,
+# or so unless the server turns out to have gone down under it.
+Repeat = Literal["never", "once", "always", "unless_crashed"]
 
 
 class GatewayError(Exception):

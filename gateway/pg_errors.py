@@ -235,7 +235,7 @@ def from_statement(error: BaseException, *, profile: str, offset: int | None = N
             "the connection to the database was lost",
             hint="Try again in a moment.",
             profile=profile,
-            repeat="once" if is_silent else "always",
+            repeat="unless_crashed" if is_silent else "always",
         )
     if isinstance(error, asyncpg.PostgresError):
         return from_server(error, profile=profile, offset=offset)

@@ -277,9 +277,8 @@ class ProfilePool:
                 # asyncpg's pool has taken back a connection that was lost, and then refuses even this.
                 with contextlib.suppress(asyncpg.InterfaceError):
                     connection.terminate()
-                if not ended:
-                    # The link may be silent, and then the idle connections are no better: they are dialled anew.
-                    await self._expire()
+                # The idle ones may be going the same way, or their link be silent: they are dialled anew.
+                await self._expire()
             with contextlib.suppress(*BROKEN):
                 await self._made().release(cast("Any", connection), timeout=_RESET_S)
             if not ended:

@@ -96,11 +96,13 @@ class Retry:
     def _is_worth_it(self, error: BaseException) -> bool:
         if not isinstance(error, GatewayError) or error.repeat == "never":
             return False
-        if error.repeat == "once":
-            # The statement may be what brought the server down.
-            self._repeats += 1
-            return self._repeats == 1
-        return True
+        # The statement may be what brought the server down.
+        return self.crashed() if error.repeat == "once" else True
+
+    def crashed(self) -> bool:
+        """Take note that the server went down, or may have, under the statement; say whether it may be repeated."""
+        self._repeats += 1
+        return self._repeats == 1
 
     async def run(self, attempt: Callable[[], Awaitable[T]], *, before_retry: Callable[[GatewayError], None]) -> T:
         """Return what `attempt` returns, tried again for as long as it may mend; raises its last error."""

@@ -29,6 +29,11 @@ FROM (
   SELECT pg_catalog.pg_last_wal_receive_lsn() AS received, pg_catalog.pg_last_wal_replay_lsn() AS replayed
 ) AS wal"""
 
+# What a server counts is lost in a crash, and counted anew from then on; an orderly stop keeps it (backend_status and
+# pgstat in PostgreSQL's source: pgstat_discard_stats).
+_COUNTED: Final = """
+SELECT extract(epoch FROM pg_catalog.clock_timestamp() - stats_reset) AS age_s FROM pg_catalog.pg_stat_bgwriter"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
@@ -82,6 +87,15 @@ async def standing_of(connection: asyncpg.Connection, profile: Profile) -> Stand
         timeline=int(segment[:8], 16) if segment else 0,
         system=known.get("system") or "",
     )
+
+
+async def has_crashed(connection: asyncpg.Connection, profile: Profile, *, within_s: float) -> bool:
+    """Say whether the server went down within the last so many seconds, or may have: where it does not tell, it may."""
+    try:
+        age_s = (await _row(connection, profile, _COUNTED)).get("age_s")
+    except asyncpg.InsufficientPrivilegeError:
+        return True
+    return age_s is not None and float(age_s) <= within_s
 
 
 async def replication_of(connection: asyncpg.Connection, profile: Profile) -> Replication:

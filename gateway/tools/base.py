@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, Literal
 
-from gateway.app import Gateway, Reading
+from gateway.app import Gateway
 from gateway.errors import InvalidArguments, NotFound
 from gateway.profiles import Profile
 from gateway.progress import Tell
+from gateway.reading import Reading
 from gateway.results import to_json
 from gateway.suggest import near_tables
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from gateway.app import Reading
 from gateway.policy import check_schema
+from gateway.reading import Reading
 from gateway.results import to_json
 from gateway.tools.base import (
     IMPATIENT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.app import Reading
+from gateway.reading import Reading
 from gateway.results import ResultPage
 from gateway.tools.base import TABLE_OUTPUT, Answer, Argument, Tool
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from gateway.app import Reading
 from gateway.errors import Unavailable
 from gateway.pg_errors import from_statement
 from gateway.policy import check_schema
+from gateway.reading import Reading
 from gateway.results import to_json
 from gateway.tools.base import (
     IMPATIENT,

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.app import Reading
 from gateway.errors import NotFound
 from gateway.policy import check_schema
+from gateway.reading import Reading
 from gateway.suggest import near
 from gateway.tools.base import KIND_SQL, SCHEMA, TABLE_OUTPUT, Answer, Argument, Tool, fit_rows
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.app import Reading
 from gateway.errors import InvalidArguments
 from gateway.policy import check_rows, check_schema
+from gateway.reading import Reading
 from gateway.results import ResultPage
 from gateway.tools.base import (
     SCHEMA,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.app import Reading
 from gateway.errors import NotFound
 from gateway.policy import check_schema
+from gateway.reading import Reading
 from gateway.tools.base import KIND_SQL, TABLE_OUTPUT, Answer, Argument, Tool, fit_rows
 
 _TERM_CHARS: Final = 200

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from gateway.app import Gateway, Reading
+from gateway.app import Gateway
 from gateway.errors import GatewayError, InternalError, InvalidArguments, UnknownProfile, UnsafeSql
 from gateway.observe import CallRecord, Record
 from gateway.profiles import Endpoint, Profile
+from gateway.reading import Reading
 from tests.support.gateway import config_of
 
 pytestmark = pytest.mark.anyio

@@ -58,7 +58,7 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     ("one connection", frozenset({"connect", "posture", "query", "snapshot", "standing", "suggest"})),
     ("many connections", frozenset({"backends", "hosts", "leases", "pools", "turns"})),
-    ("the whole", frozenset({"app", "judging"})),
+    ("the whole", frozenset({"app", "calls", "judging", "reading"})),
     (
         "tools",
         frozenset(
@@ -117,7 +117,12 @@ INSIDE: dict[str, tuple[frozenset[str], str]] = {
     "config_keys": (frozenset({"dsn"}), "an address is the value of a key"),
     "config": (frozenset({"config_draft"}), "a configuration is a draft without faults"),
     "sql_guard": (frozenset({"sql_verdicts"}), "the guard walks the statement, the verdicts judge its parts"),
-    "app": (frozenset({"judging"}), "judging is a step of the path that every read takes"),
+    "app": (
+        frozenset({"calls", "judging", "reading"}),
+        "a call, its tries and what a tool reads through are steps of the path that every read takes",
+    ),
+    "calls": (frozenset({"judging"}), "a call knows what is known of its database"),
+    "reading": (frozenset({"judging"}), "a caller's statement is judged before it is read"),
     "tools": (frozenset(f"tools.{path.stem}" for path in (PACKAGE / "tools").glob("*.py")), "the list of the tools"),
     "demo": (frozenset({"demo_data", "demo_servers"}), "the demo serves databases of its own"),
     "demo_servers": (frozenset({"demo_data", "embedded"}), "servers are started and loaded"),
