@@ -1,6 +1,7 @@
 """The commands and their options; the only place that ends the process.
 
-What a command needs is imported when it runs: `serve` must answer before anything else is loaded.
+What a command needs is imported when it runs: `serve` must answer before anything else is loaded. A command is as
+long as the words of its options.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The seam: the only place that knows asyncpg's and the socket's errors, and makes ours of them.
 
-Rows are read from the most specific to the most general; the cause is kept by `raise … from`.
+Rows are read from the most specific to the most general; the cause is kept by `raise … from`. `from_dial` is
+long because it is such a table, of cases that no code or class tells apart.
 """
 
 from __future__ import annotations

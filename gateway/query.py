@@ -1,7 +1,8 @@
-"""One statement on one connection: begin read-only, describe, run, and cut a page.
+"""One statement on one connection: describe, run, and cut a page.
 
 A caller's statement never stands beside another in its transaction; a warm one costs two round trips, one that is
-new on its connection four. The transaction is ended by whoever owns the connection, after the answer.
+new on its connection four. The transaction is ended by whoever owns the connection, after the answer. `select_page` is
+long because its steps share the plan that each may have to make anew.
 """
 
 from __future__ import annotations

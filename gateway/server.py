@@ -1,7 +1,7 @@
 """The low-level MCP server: lists the tools, checks and runs calls, and turns failures into answers.
 
 A result is encoded once. Our own transports take the finished JSON as it is (`finished=True`); any other transport gets
-the SDK's result models.
+the SDK's result models. `build_server` is long because its handlers share what it is given.
 """
 
 from __future__ import annotations

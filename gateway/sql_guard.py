@@ -3,7 +3,8 @@
 PostgreSQL's own parser reads the text (`sql_text.py`), every node of its tree must be on a list (`sql_rules.py`), and
 every name is judged by what the database says about it (`sql_verdicts.py`, `sql_functions.py`). What a view, cast,
 domain, policy or a wrongly labelled function does cannot be seen in the text: the transaction, the session and the
-role stop that. Past 400 lines because the walk is one: each kind of node has its check beside the others.
+role stop that. Past 400 lines because the walk is one: each kind of node has its check beside the others, and `judge`
+tells in its docstring what each of its bounds is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`describe_table`: everything about one table that helps to write the next query."""
+"""`describe_table`: everything about one table that helps to write the next query.
+
+`_sql` is long because it is one statement: a round trip saved is worth more than a short function.
+"""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class _Cell:
 
     async def _before_the_dial(self) -> None:
         await self._strike()
-        await asyncio.sleep(_APART_S * TOOL_NAMES.index(self.tool))
+        await asyncio.sleep(_APART_S * TOOL_NAMES.index(self.tool))  # a pace, not a wait
         await self._note_call()
 
     async def _idle(self) -> None:

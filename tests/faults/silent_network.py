@@ -264,7 +264,7 @@ async def idle_for_a_moment(place: Place) -> dict[str, Any]:
         before = await place.calls(gateway, POOL_MAX)
         await place.settled(gateway)
         async with place.network.silent(place.address):
-            await asyncio.sleep(3.0)
+            await asyncio.sleep(3.0)  # how long the silence lasts: nothing is waited for
         return {"before": before, "after": await place.calls(gateway, POOL_MAX)}
 
 

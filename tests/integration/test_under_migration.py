@@ -136,3 +136,6 @@ async def test_the_migration_itself_is_not_held_up(own_databases: Pair) -> None:
             await connection.execute("ALTER TABLE orders ADD COLUMN later int")
         except asyncpg.LockNotAvailableError:
             pytest.fail("a session of the gateway still holds a lock after its answer")
+        columns = (await call(gateway, "describe_table", table_name="orders"))["columns"]
+
+    assert columns[-1]["name"] == "later"

@@ -106,4 +106,4 @@ def test_any_mapping_is_a_configuration_or_a_configuration_error(shared_folder: 
 def test_any_environment_is_a_configuration_or_a_configuration_error(
     shared_folder: Path, environ: dict[str, str]
 ) -> None:
-    outcome(TWO, environ, shared_folder)
+    assert outcome(TWO, environ, shared_folder)

@@ -153,8 +153,8 @@ def test_every_tool_is_in_the_readme() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_the_json_and_toml_of_a_page_can_be_read(page: Path) -> None:
     blocks = re.findall(r"^ *```(json|toml)\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
-    for language, text in blocks:
-        (json.loads if language == "json" else tomllib.loads)(text)
+    read = [(json.loads if language == "json" else tomllib.loads)(text) for language, text in blocks]
+    assert all(read)
 
 
 def test_the_first_screen_of_the_readme_shows_a_call() -> None:
